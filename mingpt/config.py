@@ -1,0 +1,106 @@
+"""Configuration: a frozen dataclass is the one source of the command line, the JSON file and the defaults.
+
+    @dataclass(frozen=True)
+    class TrainConfig:
+        batch_size: Annotated[int, "sequences in a step"] = 64
+
+    parser = Parser(description="...")
+    parser.add_config(TrainConfig)
+    args = parser.parse_args()                        # --batch_size 32 or --batch-size 32
+    config = config_from_args(TrainConfig, args)
+"""
+
+import argparse
+import dataclasses
+import difflib
+import sys
+import types
+import typing
+from typing import Any, TypeVar
+
+Config = TypeVar("Config")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that names the nearest flag when one is unknown, and takes dashes for underscores."""
+
+    def __init__(self, **options):
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**options, allow_abbrev=False)
+
+    def add_config(self, config_class: type, title: str | None = None, **defaults) -> None:
+        """One flag for each field of a dataclass. The help is the string in the field's `Annotated`."""
+        group = self.add_argument_group(title or config_class.__name__)
+        for name, (kind, help_text, default) in _fields(config_class).items():
+            default = defaults.get(name, default)
+            shown = "required" if default is dataclasses.MISSING else f"default {default}"
+            group.add_argument(f"--{name}", type=_reader(kind), default=argparse.SUPPRESS, metavar=kind.__name__.upper(),
+                               help=f"{help_text} ({shown})".strip())
+
+    def parse_args(self, args=None, namespace=None):
+        """As argparse's, but `--batch-size` means `--batch_size`, and an unknown flag gets a suggestion."""
+        words = list(sys.argv[1:] if args is None else args)
+        flags = {flag for action in self._actions for flag in action.option_strings}
+        for i, word in enumerate(words):
+            flag, equals, value = word.partition("=")
+            if flag.startswith("--") and flag not in flags and flag.replace("-", "_").replace("__", "--", 1) in flags:
+                words[i] = flag.replace("-", "_").replace("__", "--", 1) + equals + value
+        parsed, unknown = super().parse_known_args(words, namespace)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            near = difflib.get_close_matches(flag.replace("-", "_"), [f.replace("-", "_") for f in flags], 1, 0.5)
+            hint = f"; did you mean {near[0].replace('__', '--', 1)}?" if near else f"; see {self.prog} --help"
+            self.error(f"unknown argument {flag}{hint}")
+        return parsed
+
+
+def config_from_args(config_class: type[Config], args: argparse.Namespace, **defaults) -> Config:
+    """The dataclass filled from the flags that were given; the others keep `defaults`, or the class's own."""
+    given = {name: value for name, value in vars(args).items() if name in _fields(config_class)}
+    return config_class(**{**defaults, **given})
+
+
+def config_to_dict(config) -> dict[str, Any]:
+    """The dataclass as plain values for JSON."""
+    return dataclasses.asdict(config)
+
+
+def config_from_dict(config_class: type[Config], values: dict[str, Any], source: str = "the configuration") -> Config:
+    """The dataclass from plain values. ValueError on a name it does not have, or a value of another type."""
+    fields = _fields(config_class)
+    for name, value in values.items():
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(fields)}"
+            raise ValueError(f"{source}: {config_class.__name__} has no {name!r}; {hint}")
+        kind = fields[name][0]
+        if not isinstance(value, kind) and not (kind is float and isinstance(value, int)) or \
+                isinstance(value, bool) and kind is not bool:
+            raise ValueError(f"{source}: {name} is {value!r}, which is not of type {kind.__name__}")
+    return config_class(**values)
+
+
+def _fields(config_class: type) -> dict[str, tuple[type, str, Any]]:
+    """name -> (type, help, default) for each field of a dataclass."""
+    hints = typing.get_type_hints(config_class, include_extras=True)
+    fields = {}
+    for field in dataclasses.fields(config_class):
+        kind, help_text = hints[field.name], ""
+        if typing.get_origin(kind) is typing.Annotated:
+            kind, help_text = typing.get_args(kind)[:2]
+        if isinstance(kind, types.UnionType):
+            raise TypeError(f"{config_class.__name__}.{field.name}: a field needs one type")
+        fields[field.name] = (kind, help_text, field.default)
+    return fields
+
+
+def _reader(kind: type):
+    return _read_bool if kind is bool else kind
+
+
+def _read_bool(word: str) -> bool:
+    if word.lower() in ("true", "yes", "1"):
+        return True
+    if word.lower() in ("false", "no", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")

@@ -1,0 +1,173 @@
+"""Continue sequences of tokens: greedy, temperature, top-k, top-p, with a key/value cache.
+
+`generate` works for any model with `model(idx, cache=None) -> (logits, loss)` and a `model.config` that holds
+`block_size` and `n_layer`. With and without the cache it returns the same tokens.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class KVCache:
+    """The keys and values of the tokens that a model has read, so that the next token costs one position, not T.
+
+    Rows may hold different numbers of tokens. Row b's token at position p lies at column p of its row, and what
+    lies at columns >= `lengths[b]` is never looked at, so prompts padded on the right need no other care.
+    """
+
+    def __init__(self, n_layer: int, batch_size: int, block_size: int, device=None):
+        self.block_size = block_size
+        self.lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
+        self.longest = 0  # lengths.max(), kept here because reading it from a GPU would stall the GPU
+        self.uniform = True  # all lengths equal: columns can be sliced instead of indexed
+        self.keys: list[Tensor | None] = [None] * n_layer  # each (B, H, block_size, D), made at its first use
+        self.values: list[Tensor | None] = [None] * n_layer
+
+    def positions(self, T: int) -> Tensor:
+        """Positions of the next T tokens of each row: (B, T), or (1, T) where all rows are equally long, int64."""
+        lengths = self.lengths[:1] if self.uniform else self.lengths
+        return lengths[:, None] + torch.arange(T, device=lengths.device)
+
+    def mask(self, T: int) -> Tensor:
+        """0 where the next T tokens may look and -inf elsewhere: (B or 1, 1, T, S), float32."""
+        S = self.longest + T
+        visible = torch.arange(S, device=self.lengths.device) <= self.positions(T)[:, None, :, None]
+        return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -math.inf)
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k and v, (B, H, T, D), after what the layer holds. Returns all of them, (B, H, S, D)."""
+        B, H, T, D = k.shape
+        if self.keys[layer] is None:
+            # Zeros, not `empty`: a masked column has weight 0, but 0 times a stray NaN is NaN.
+            self.keys[layer] = k.new_zeros(B, H, self.block_size, D)
+            self.values[layer] = v.new_zeros(B, H, self.block_size, D)
+        keys, values = self.keys[layer], self.values[layer]
+        start, end = self.longest, self.longest + T
+        if self.uniform:
+            keys[:, :, start:end], values[:, :, start:end] = k, v
+        else:
+            row, column = torch.arange(B, device=k.device)[:, None], self.positions(T)
+            keys[row, :, column], values[row, :, column] = k.transpose(1, 2), v.transpose(1, 2)
+        return keys[:, :, :end], values[:, :, :end]
+
+    def advance(self, T: int) -> None:
+        """Count T tokens, stored in all layers, as held."""
+        self.lengths = self.lengths + T
+        self.longest += T
+
+    def keep(self, lengths: Tensor) -> None:
+        """Forget all but the first `lengths[b]` tokens of each row b; `lengths` is (B,) int64."""
+        self.lengths = lengths.to(self.lengths.device)
+        self.longest = int(lengths.max())
+        self.uniform = int(lengths.min()) == self.longest
+
+
+def sample(logits: Tensor, temperature: float = 1.0, do_sample: bool = False, top_k: int | None = None,
+           top_p: float | None = None, generator: torch.Generator | None = None) -> Tensor:
+    """Choose one token for each row of `logits`, (B, V). Returns (B,) int64.
+
+    Without `do_sample`, the most likely token. With it, a draw from softmax(logits / temperature), restricted to the
+    `top_k` most likely tokens and to the smallest set of tokens whose probabilities reach `top_p` (Holtzman et al. 2020).
+    """
+    if not do_sample:
+        return logits.argmax(dim=-1)
+    logits = logits.float() / temperature
+    if top_k is not None:
+        kth = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -math.inf)
+    if top_p is not None:
+        ordered, order = logits.softmax(dim=-1).sort(dim=-1, descending=True)
+        reached_before = ordered.cumsum(dim=-1) - ordered >= top_p  # never true of the most likely token
+        logits = logits.masked_fill(torch.zeros_like(reached_before).scatter(1, order, reached_before), -math.inf)
+    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).squeeze(1)
+
+
+@torch.no_grad()
+def generate(model, idx: Tensor | Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 1.0,
+             do_sample: bool = False, top_k: int | None = None, top_p: float | None = None,
+             stop_tokens: Sequence[int] = (), use_cache: bool = True,
+             generator: torch.Generator | None = None) -> Tensor | list[list[int]]:
+    """Append up to `max_new_tokens` tokens to each prompt.
+
+    idx is (B, T) int64, or a list of prompts of any lengths. A row ends with the first of `stop_tokens` it produces.
+    Past `block_size` tokens a row sees only its last `block_size`. For a tensor, returns (B, T + new), where a row that
+    has ended is filled up with its stop token; for a list, a list of token lists, each cut at its end.
+    """
+    _check(model, idx, max_new_tokens, temperature, top_k, top_p)
+    device = next(model.parameters()).device
+    prompts = [torch.as_tensor(prompt, dtype=torch.long, device=device) for prompt in idx]
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    # Each row is written at its own length into a table wide enough for the longest prompt and all new tokens.
+    tokens = torch.zeros(len(prompts), int(lengths.max()) + max_new_tokens, dtype=torch.long, device=device)
+    for row, prompt in zip(tokens, prompts):
+        row[: len(prompt)] = prompt
+    rows = torch.arange(len(prompts), device=device)
+    stops = torch.tensor(list(stop_tokens), dtype=torch.long, device=device)
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    ends = lengths + max_new_tokens
+    reader = _Reader(model, len(prompts), use_cache)
+
+    was_training = model.training
+    model.eval()
+    try:
+        for _ in range(max_new_tokens):
+            new = sample(reader.next_logits(tokens, lengths), temperature, do_sample, top_k, top_p, generator)
+            new = torch.where(ended, tokens[rows, lengths - 1], new)  # an ended row repeats its stop token
+            tokens[rows, lengths] = new
+            lengths = lengths + 1
+            if len(stops):
+                ends = torch.where(~ended & torch.isin(new, stops), lengths, ends)
+                ended |= torch.isin(new, stops)
+                if ended.all():
+                    break
+    finally:
+        model.train(was_training)
+
+    if isinstance(idx, Tensor):
+        return tokens[:, : int(lengths.max())]
+    ends = torch.minimum(ends, lengths)
+    return [row[:end].tolist() for row, end in zip(tokens, ends)]
+
+
+class _Reader:
+    """Gives the logits after the last token of each row, reading as little as the cache allows."""
+
+    def __init__(self, model, batch_size: int, use_cache: bool):
+        self.model, self.batch_size, self.use_cache = model, batch_size, use_cache
+        self.cache: KVCache | None = None
+        self.longest = 0  # the longest row, counted here so that no step has to ask the device
+
+    def next_logits(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Logits, (B, V), for the token after the first `lengths[b]` of each row b of `tokens`, (B, any)."""
+        block_size = self.model.config.block_size
+        self.longest = self.longest + 1 if self.longest else int(lengths.max())
+        rows = torch.arange(len(tokens), device=tokens.device)
+        if self.use_cache and self.longest <= block_size:
+            if self.cache is None:
+                self.cache = KVCache(self.model.config.n_layer, self.batch_size, block_size, tokens.device)
+                logits, _ = self.model(tokens[:, : self.longest], cache=self.cache)
+                self.cache.keep(lengths)
+                return logits[rows, lengths - 1]
+            logits, _ = self.model(tokens[rows, lengths - 1][:, None], cache=self.cache)
+            return logits[:, -1]
+        # Without a cache, or with a full one: when the window slides, every token changes its position.
+        start = (lengths - block_size).clamp(min=0)
+        columns = start[:, None] + torch.arange(min(self.longest, block_size), device=tokens.device)
+        logits, _ = self.model(tokens.gather(1, columns.clamp(max=tokens.size(1) - 1)))
+        return logits[rows, lengths - start - 1]
+
+
+def _check(model, idx, max_new_tokens, temperature, top_k, top_p) -> None:
+    if len(idx) == 0 or min(len(prompt) for prompt in idx) == 0:
+        raise ValueError("generate needs at least one prompt, and each prompt at least one token")
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; it must not be negative")
+    if temperature <= 0:
+        raise ValueError(f"temperature is {temperature}; it must be positive (do_sample=False gives the greedy choice)")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k is {top_k}; it must be at least 1")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}; it must be in (0, 1]")

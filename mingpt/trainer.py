@@ -1,0 +1,292 @@
+"""The training loop: batches, gradient, step; and what a run that takes an hour needs around it.
+
+    trainer = Trainer(TrainerConfig(max_iters=1000), OptimConfig(), model, dataset, out_dir="out/run")
+    trainer.add_callback("on_batch_end", lambda trainer: print(trainer.iter_num, trainer.loss))
+    trainer.run()
+
+The same script runs in several processes with `torchrun --nproc_per_node N script.py`.
+"""
+
+import json
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from mingpt.batches import Batches
+from mingpt.optim import OptimConfig, make_optimizers, rate_factor
+from mingpt.utils import keep_freed_memory, load_torch, pick_device, pick_dtype, progress_options, save_torch, write_text
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How long to train, on what, and what to write down. Sizes count all processes together."""
+
+    max_iters: Annotated[int, "steps to train for; 0: as many as max_epochs take"] = 0
+    max_epochs: Annotated[int, "passes over the data; 0: as many as max_iters are"] = 0
+    batch_size: Annotated[int, "examples in a step; 0: use batch_tokens"] = 64
+    batch_tokens: Annotated[int, "tokens in a step, examples of similar length together; 0: use batch_size"] = 0
+    accumulate: Annotated[int, "parts in which a step's gradient is computed, to save memory"] = 1
+    eval_interval: Annotated[int, "steps between evaluations; 0: only at the end"] = 0
+    checkpoint_interval: Annotated[int, "steps between checkpoints; 0: only at the end"] = 0
+    log_interval: Annotated[int, "steps between lines of metrics.jsonl"] = 1
+    device: Annotated[str, "auto, cpu, cuda, cuda:1, mps"] = "auto"
+    dtype: Annotated[str, "auto, float32, bfloat16 or float16, for matrix products"] = "auto"
+    compile: Annotated[bool, "torch.compile the model"] = False
+    seed: Annotated[int, "decides the order of the data and the dropout"] = 0
+
+    def __post_init__(self):
+        if (self.max_iters > 0) == (self.max_epochs > 0):
+            raise ValueError(f"max_iters is {self.max_iters} and max_epochs {self.max_epochs}; one must be positive")
+        if (self.batch_size > 0) == (self.batch_tokens > 0):
+            raise ValueError(f"batch_size is {self.batch_size} and batch_tokens {self.batch_tokens}; one must be positive")
+        for name in ("accumulate", "log_interval"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("eval_interval", "checkpoint_interval", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+
+
+# May change between a run and its resumption: none of these changes what is computed, or not more than rounding does.
+FREE_TO_CHANGE = {"accumulate", "eval_interval", "checkpoint_interval", "log_interval", "device", "compile"}
+
+
+class Trainer:
+    """Trains a model whose forward is `model(x, y) -> (logits, loss)`.
+
+    config, optim   what to do; see their classes
+    model           moved to the device, trained in place
+    dataset         what to train on; see `Batches`
+    eval_dataset    what to measure the loss on, at each eval_interval and at the end
+    out_dir         for metrics.jsonl (one JSON object a line) and checkpoint.pt; None writes nothing
+    extra           plain values to keep in the checkpoint, e.g. the model's config and its vocabulary
+
+    Callbacks get the trainer, and find in it `iter_num` (steps done), `epoch` (a float), `loss` (a float, nats per
+    target), `rate` (share of the peak learning rate), `grad_norm`, `eval_loss`, `tokens_per_second`, and `model`.
+
+    The randomness of step i (batch order, random examples, dropout) is a function of the seed, i, and the process, so a
+    resumed run repeats an unbroken one, whatever callbacks draw in between.
+    """
+
+    def __init__(self, config: TrainerConfig, optim: OptimConfig, model: nn.Module, dataset, eval_dataset=None,
+                 out_dir: str | os.PathLike | None = None, extra: dict | None = None):
+        self.config, self.optim, self.extra = config, optim, extra or {}
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.device = self._join_processes()
+        self.out_dir = Path(out_dir) if out_dir is not None else None
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.dtype = pick_dtype(config.dtype, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+        self.model = model.to(self.device)
+        self.optimizers = make_optimizers(self.model, optim)
+        self.batches = Batches(dataset, config.batch_size, config.batch_tokens, config.seed)
+        self.eval_batches = None
+        if eval_dataset is not None:
+            self.eval_batches = Batches(eval_dataset, config.batch_size, config.batch_tokens, config.seed)
+        self.max_iters = config.max_iters or config.max_epochs * len(self.batches)
+
+        trained = torch.compile(self.model) if config.compile else self.model
+        self._trained = trained
+        if self.world > 1:
+            devices = [self.device.index] if self.device.type == "cuda" else None
+            self._trained = DistributedDataParallel(trained, device_ids=devices)
+        self._callbacks: dict[str, list[Callable]] = defaultdict(list)
+        self.iter_num, self.loss, self.grad_norm, self.eval_loss = 0, math.nan, math.nan, math.nan
+        self.rate, self.tokens_per_second = math.nan, math.nan
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the data so far."""
+        return self.iter_num / len(self.batches)
+
+    def add_callback(self, event: str, function: Callable[["Trainer"], None]) -> None:
+        """Call `function(trainer)` at each "on_batch_end", "on_eval" (after an evaluation) or "on_end"."""
+        if event not in ("on_batch_end", "on_eval", "on_end"):
+            raise ValueError(f"there is no event {event!r}; there are on_batch_end, on_eval and on_end")
+        self._callbacks[event].append(function)
+
+    def run(self, resume: bool = False) -> None:
+        """Train to the end. With `resume`, go on from the checkpoint in out_dir, if there is one."""
+        start = self.load_checkpoint() if resume else 0
+        self._start_metrics(start)
+        bar = tqdm(total=self.max_iters, initial=start, unit="step", disable=self.rank > 0, **progress_options())
+        with bar:
+            for self.iter_num in range(start, self.max_iters):
+                tokens, seconds = self._timed_step()
+                self.iter_num += 1
+                self.tokens_per_second = tokens / seconds
+                bar.set_postfix_str(f"epoch {self.epoch:.1f}, loss {self.loss:.3f}, {self.tokens_per_second:,.0f} tokens/s",
+                                    refresh=False)
+                bar.update()
+                self._after_step(last=self.iter_num == self.max_iters)
+        self._trigger("on_end")
+
+    def step(self) -> int:
+        """One update of the parameters with batch number `iter_num`. Returns how many tokens this process read."""
+        self._seed_step()
+        self._trained.train()
+        self.rate = rate_factor(self.optim, self.iter_num, self.max_iters)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * self.rate
+
+        # Each process and each part of an accumulated step takes its share of the same batch. The mean is over all
+        # targets of the batch, so that the shares, however uneven, add up to the gradient of the whole.
+        parts = self.world * self.config.accumulate
+        shares = [self.batches.part(self.iter_num, self.rank + self.world * i, parts)
+                  for i in range(self.config.accumulate)]
+        targets = self._sum(sum(int((y != -1).sum()) for _, y in shares))
+        summed_loss = torch.zeros((), device=self.device)
+        for i, (x, y) in enumerate(shares):
+            with ExitStack() as stack:
+                if self.world > 1 and i < len(shares) - 1:
+                    stack.enter_context(self._trained.no_sync())  # the processes exchange gradients once a step
+                loss = self._forward(x, y) * int((y != -1).sum())
+                summed_loss += loss.detach()
+                # DistributedDataParallel averages over processes; their number turns the average into a sum.
+                self.scaler.scale(loss * self.world / max(1, targets)).backward()
+        self._update()
+        self.loss = self._sum(float(summed_loss)) / max(1, targets)
+        if not math.isfinite(self.loss):
+            raise FloatingPointError(f"the loss is {self.loss} at step {self.iter_num}; lower the learning rate")
+        return sum(x.numel() for x, _ in shares)
+
+    @torch.no_grad()
+    def evaluate(self, batches: Batches | None = None) -> float:
+        """Mean loss over one epoch of `batches`, or of the eval dataset; the same draws each time."""
+        batches = self.eval_batches if batches is None else batches
+        self.model.eval()
+        total, count = 0.0, 0
+        for step in range(len(batches)):
+            x, y = batches.part(step, self.rank, self.world)
+            targets = int((y != -1).sum())
+            total, count = total + float(self._forward(x, y, self.model)) * targets, count + targets
+        return self._sum(total) / max(1, self._sum(count))
+
+    def save_checkpoint(self) -> None:
+        """Write checkpoint.pt: weights, optimizers, step, configs and `extra`."""
+        if self.rank == 0 and self.out_dir is not None:
+            save_torch(self.out_dir / "checkpoint.pt", {
+                "model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers],
+                "scaler": self.scaler.state_dict(), "iter_num": self.iter_num, "max_iters": self.max_iters,
+                "config": asdict(self.config), "optim": asdict(self.optim), "extra": self.extra})
+
+    def load_checkpoint(self) -> int:
+        """Take up checkpoint.pt, if there is one. Returns its step. ValueError where it is of another run."""
+        path = None if self.out_dir is None else self.out_dir / "checkpoint.pt"
+        if path is None or not path.exists():
+            return 0
+        saved = load_torch(path)
+        now = {**asdict(self.config), **asdict(self.optim)}
+        changed = [f"{name} was {value!r} and is {now.get(name)!r}"
+                   for name, value in {**saved["config"], **saved["optim"]}.items()
+                   if name not in FREE_TO_CHANGE and now.get(name) != value]
+        changed += [f"{name} differs" for name, value in saved["extra"].items() if self.extra.get(name) != value]
+        if changed:
+            raise ValueError(f"{path} is of another run ({'; '.join(changed)}); use the old settings or another folder")
+        self.model.load_state_dict(saved["model"])
+        for optimizer, state in zip(self.optimizers, saved["optimizers"]):
+            optimizer.load_state_dict(state)
+        self.scaler.load_state_dict(saved["scaler"])
+        return saved["iter_num"]
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _forward(self, x, y, model=None) -> torch.Tensor:
+        """The mean loss of one share, with matrix products in the configured dtype."""
+        x, y = (t.to(self.device, non_blocking=True) for t in (x, y))
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            _, loss = (model or self._trained)(x, y)
+        return loss
+
+    def _update(self) -> None:
+        """Clip the gradient, let each optimizer step, clear the gradient."""
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        limit = self.optim.grad_clip or math.inf
+        self.grad_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
+
+    def _timed_step(self) -> tuple[int, float]:
+        start = time.perf_counter()
+        tokens = self.step() * self.world
+        return tokens, time.perf_counter() - start
+
+    def _after_step(self, last: bool) -> None:
+        """What happens between steps: evaluation, metrics, callbacks, checkpoint."""
+        config = self.config
+        if self.eval_batches is not None and (last or _due(self.iter_num, config.eval_interval)):
+            self.eval_loss = self.evaluate()
+            self._write_metrics(eval_loss=self.eval_loss)
+            self._trigger("on_eval")
+        if last or _due(self.iter_num, config.log_interval):
+            self._write_metrics(loss=self.loss, rate=self.rate, grad_norm=self.grad_norm,
+                                tokens_per_second=round(self.tokens_per_second))
+        self._trigger("on_batch_end")
+        if last or _due(self.iter_num, config.checkpoint_interval):
+            self.save_checkpoint()
+
+    def _trigger(self, event: str) -> None:
+        for function in self._callbacks[event]:
+            function(self)
+
+    def _seed_step(self) -> None:
+        """Make the dropout of this step a function of the seed, the step and the process."""
+        torch.manual_seed(hash((self.config.seed, self.iter_num, self.rank)) % 2**63)
+
+    def _join_processes(self) -> torch.device:
+        """Join the other processes that torchrun started, if any. Returns this process's device."""
+        if self.world == 1:
+            return pick_device(self.config.device)
+        device = pick_device(self.config.device)
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return device
+
+    def _sum(self, value: float) -> float:
+        """The sum of a number over all processes."""
+        if self.world == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.item()
+
+    def _start_metrics(self, start: int) -> None:
+        """Begin metrics.jsonl, or drop its lines from after the checkpoint, whose steps will be taken again."""
+        if self.rank > 0 or self.out_dir is None:
+            return
+        path = self.out_dir / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if start and path.exists() else []
+        # A line that a kill cut short does not end in a newline.
+        write_text(path, "".join(l for l in lines if l.endswith("\n") and json.loads(l)["iter"] <= start))
+
+    def _write_metrics(self, **values) -> None:
+        if self.rank > 0 or self.out_dir is None:
+            return
+        line = json.dumps({"iter": self.iter_num, "epoch": round(self.epoch, 4), **values})
+        with open(self.out_dir / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def _due(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0

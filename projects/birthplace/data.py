@@ -1,0 +1,92 @@
+"""Where the study's files are: the embedded world, the assignment's own, or a folder of one's own."""
+
+import os
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from mingpt.utils import read_text
+from projects.birthplace.dataset import WORLD, read_pairs
+
+CS224N = WORLD.parent / "cs224n_a5"
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Questions, their answers ("" where there are none), and the file they are from."""
+
+    questions: list[str]
+    answers: list[str]
+    source: str
+
+    @property
+    def answered(self) -> bool:
+        """Whether the answers are known."""
+        return bool(self.answers[0])
+
+
+@dataclass(frozen=True)
+class Files:
+    """What one run of the study reads."""
+
+    corpus: str  # one document a line
+    corpus_source: str
+    train: str  # QUESTION<tab>PLACE a line
+    train_source: str
+    dev: Questions  # people who were read about, but never asked about in training
+    test: Questions  # the same, without answers
+    control: Questions  # people who were never read about
+
+
+def read_questions(path: str | os.PathLike) -> Questions:
+    """The questions of a TSV file with or without answers. ValueError where a line is malformed."""
+    pairs = read_pairs(read_text(path), str(path))
+    return Questions([question for _, question, _ in pairs], [answer for _, _, answer in pairs], str(path))
+
+
+def load_files(data: str, data_dir: str | os.PathLike = "") -> Files:
+    """The files of `data`, "world" or "cs224n"; from `data_dir` if given. The assignment's are downloaded if need be."""
+    if data not in ("world", "cs224n"):
+        raise ValueError(f"--data is {data!r}; it must be world or cs224n")
+    if data_dir:
+        folder = Path(data_dir)
+        if not folder.is_dir():
+            raise ValueError(f"--data_dir {folder}: no such folder")
+    elif data == "world":
+        folder = WORLD
+    else:
+        folder = _download()
+    corpus, train = folder / "wiki.txt", folder / "birth_places_train.tsv"
+    texts = read_text(corpus), read_text(train)
+    dev = read_questions(folder / "birth_dev.tsv")
+    if not dev.answered:
+        raise ValueError(f"{dev.source}: no answers; the study needs a dev set that has them")
+    control = folder / "birth_control.tsv"
+    return Files(texts[0], str(corpus), texts[1], str(train), dev, read_questions(folder / "birth_test_inputs.tsv"),
+                 read_questions(control) if control.exists() else strangers(dev, texts[0]))
+
+
+def strangers(known: Questions, corpus: str, seed: int = 0) -> Questions:
+    """Questions about people who do not exist: the given names of some with the surnames of others.
+
+    The answers are those of the surnames' owners, so a right one is a lucky guess. Nobody of the resulting name stands
+    in the corpus.
+    """
+    rng = random.Random(seed)
+    names = [question.removeprefix("Where was ").removesuffix(" born?").split() for question in known.questions]
+    owners = [(name, answer) for name, answer in zip(names, known.answers) if len(name) > 1]
+    given = [name[0] for name, _ in owners]
+    rng.shuffle(given)
+    people = [(f"{first} {name[-1]}", answer) for first, (name, answer) in zip(given, owners)]
+    people = [(person, answer) for person, answer in people if person not in corpus]
+    if not people:
+        raise ValueError(f"{known.source}: no two names to recombine into a control set")
+    return Questions([f"Where was {person} born?" for person, _ in people], [answer for _, answer in people],
+                     f"{known.source}, names recombined")
+
+
+def _download() -> Path:
+    """The assignment's files, downloaded and verified."""
+    from data.cs224n_a5.prepare import prepare
+
+    return prepare(CS224N)

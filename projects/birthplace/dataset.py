@@ -1,0 +1,248 @@
+"""The two datasets of the study, as strings that a small GPT can be trained on.
+
+Pretraining, "span corruption" (Raffel et al. 2020), one document of the corpus an example:
+
+    Khatchig Mouradian. Khatchig Mou⁇itten by the Arm⁇radian is a wr⁇□□□□...
+    |---------- prefix ----------|    |-- suffix --|    |-- masked --|
+
+    The model reads a document from which a piece is missing, then a mark, then has to write the piece.
+
+Finetuning, one question an example:
+
+    x    Where was Khatchig Mouradian born?⁇Lebanon⁇□□□□
+    y    □□□□□□□□□□□□□□□□□□□□□□□□□□□□□□□□□□Lebanon⁇□□□□□     only the answer is trained on
+
+To see some:   python projects/birthplace/dataset.py namedata
+               python projects/birthplace/dataset.py charcorruption
+"""
+
+import random
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mingpt.char import CharTokenizer
+from mingpt.config import Parser
+from mingpt.utils import one_line_errors, read_text
+
+PAD, MASK = "\u25a1", "\u2047"  # □ and ⁇, which no document contains; indices 0 and 1
+WORLD = Path(__file__).resolve().parents[2] / "data" / "birthplace_world"
+
+
+def make_tokenizer(text: str, source: str = "the corpus") -> CharTokenizer:
+    """PAD, MASK, then the sorted characters of the pretraining corpus: the vocabulary of every model of this study."""
+    try:
+        return CharTokenizer.from_text(text, special=PAD + MASK)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+class CharCorruptionDataset:
+    """Documents with a piece missing, to be restored.
+
+    text        one document a line; empty lines are skipped
+    tokenizer   its vocabulary begins with PAD and MASK
+    block_size  the length of the padded string; x and y, its two overlapping ends, are one shorter
+    seed        `dataset[i]` is a function of the seed, i, and the epoch (`set_epoch`)
+    source      the name of the file, for error messages
+
+    `dataset[i]` is (x, y), both (block_size - 1,) int64, y being x moved by one; PAD in y is not to be trained on
+    (`pad_id` tells `mingpt.batches` so).
+    """
+
+    pad_id = 0
+
+    def __init__(self, text: str, tokenizer: CharTokenizer, block_size: int = 128, seed: int = 0,
+                 source: str = "the corpus"):
+        if int(block_size * 7 / 8) < 4:
+            raise ValueError(f"block_size is {block_size}; span corruption needs at least 5")
+        self.documents = [line for line in text.split("\n") if line]
+        if not self.documents:
+            raise ValueError(f"{source}: no document: the file is empty")
+        self.tokenizer, self.block_size, self.seed = tokenizer, block_size, seed
+        for number, line in enumerate(text.split("\n"), 1):
+            _encode(tokenizer, line, source, number)
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other pieces from now on."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        if not 0 <= i < len(self.documents):
+            raise IndexError(f"document {i} of {len(self.documents)}")  # also what ends a for loop
+        rng = random.Random(f"{self.seed} {self.epoch} {i}")
+        return _shifted(self.corrupt(self.documents[i], rng), self.tokenizer, self.block_size)
+
+    def corrupt(self, document: str, rng: random.Random) -> str:
+        """prefix MASK suffix MASK masked MASK, without padding."""
+        prefix, masked, suffix = self.split(document, rng)
+        return prefix + MASK + suffix + MASK + masked + MASK
+
+    def split(self, document: str, rng: random.Random) -> tuple[str, str, str]:
+        """Prefix, masked content and suffix of a random beginning of the document.
+
+        The beginning is between 4 and 7/8 of block_size characters long, any length being equally likely (never longer
+        than the document). The masked content is a quarter of that long on average, at least 1, anywhere.
+        """
+        longest = min(int(self.block_size * 7 / 8), len(document))
+        length = rng.randint(min(4, longest), longest)
+        # Uniform on 1 .. length/2 - 1, whose mean is length/4; if length is odd, the upper end is rounded either way.
+        most = (length - 2 + rng.randint(0, 1) * (length % 2)) // 2
+        masked = rng.randint(1, max(1, most))
+        start = rng.randint(0, length - masked)
+        return document[:start], document[start : start + masked], document[start + masked : length]
+
+
+class SalientCorruptionDataset(CharCorruptionDataset):
+    """Span corruption that more often asks for what is worth knowing (Guu et al. 2020, "salient span masking").
+
+    In a share `salient` of the examples the missing piece is a name: a run of capitalised words after the one the
+    document begins with. In half of those nothing follows the gap, as nothing follows a question. Parameters otherwise
+    as for `CharCorruptionDataset`, whose law gives the other examples.
+    """
+
+    capitalised = re.compile(r"\b[^\W\d_a-z]\w*(?: [^\W\d_a-z]\w*)*")
+
+    def __init__(self, *args, salient: float = 0.6, **options):
+        super().__init__(*args, **options)
+        self.salient = salient
+
+    def split(self, document: str, rng: random.Random) -> tuple[str, str, str]:
+        if rng.random() >= self.salient:
+            return super().split(document, rng)
+        beginning = document[: int(self.block_size * 7 / 8)]
+        title = beginning.find(". ") + 1
+        spans = [match.span() for match in self.capitalised.finditer(beginning, title)
+                 if match.group() not in beginning[:title] and match.group()[0].isupper()]
+        if not spans:
+            return super().split(document, rng)
+        start, end = rng.choice(spans)
+        suffix = "" if rng.random() < 0.5 else beginning[end:]
+        return beginning[:start], beginning[start:end], suffix
+
+
+class NameDataset:
+    """Questions with their answers.
+
+    text        a line each: `Where was NAME born?<TAB>PLACE`
+    tokenizer   that of pretraining
+    block_size  as for CharCorruptionDataset
+    source      the name of the file, for error messages
+
+    `dataset[i]` is (x, y), both (block_size - 1,) int64; y is PAD up to the answer.
+    """
+
+    pad_id = 0
+
+    def __init__(self, text: str, tokenizer: CharTokenizer, block_size: int = 128, source: str = "the pairs"):
+        self.tokenizer, self.block_size, self.source = tokenizer, block_size, source
+        self.pairs = read_pairs(text, source, answers=True)
+        for number, question, answer in self.pairs:
+            _encode(tokenizer, question + answer, source, number)
+            needed = len(question + MASK + answer + MASK)
+            if needed > block_size:
+                raise ValueError(f"{source}:{number}: {needed} characters with marks, but block_size is {block_size}; "
+                                 "shorten the line")
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        if not 0 <= i < len(self.pairs):
+            raise IndexError(f"pair {i} of {len(self.pairs)}")
+        _, question, answer = self.pairs[i]
+        x, y = _shifted(question + MASK + answer + MASK, self.tokenizer, self.block_size)
+        y[: len(question)] = self.pad_id  # y[len(question)] is the answer's first character
+        return x, y
+
+
+class MixedDataset:
+    """All of one dataset and, each epoch, as many of another's examples as make up a given share of the total.
+
+    Finetuning on questions alone overwrites what pretraining put into the weights; a few documents among them keep it.
+    """
+
+    def __init__(self, dataset, other, share: float, seed: int = 0):
+        if not 0 <= share < 1:
+            raise ValueError(f"the share of the second dataset is {share}; it must be in [0, 1)")
+        self.dataset, self.other, self.seed = dataset, other, seed
+        self.pad_id = dataset.pad_id
+        self.extra = round(len(dataset) * share / (1 - share))
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose other examples of the second dataset, in their next form."""
+        self.other.set_epoch(epoch)
+        rng = random.Random(f"mixed {self.seed} {epoch}")
+        self.chosen = [rng.randrange(len(self.other)) for _ in range(self.extra)]
+
+    def __len__(self) -> int:
+        return len(self.dataset) + self.extra
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return self.dataset[i] if i < len(self.dataset) else self.other[self.chosen[i - len(self.dataset)]]
+
+
+def read_pairs(text: str, source: str, answers: bool | None = None) -> list[tuple[int, str, str]]:
+    """(line number, question, answer) of each line of a TSV file, without its empty lines.
+
+    answers: True if every line must have one, None if all lines may be without (the answer is then ""). ValueError names
+    the line that breaks the form.
+    """
+    pairs = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line:
+            continue
+        question, tab, answer = line.partition("\t")
+        if answers and not tab:
+            raise ValueError(f"{source}:{number}: no tab; each line is QUESTION<tab>PLACE")
+        if tab and (not answer or "\t" in answer):
+            raise ValueError(f"{source}:{number}: {'nothing' if not answer else 'a second tab'} after the tab; each line "
+                             "is QUESTION<tab>PLACE")
+        if pairs and bool(tab) != bool(pairs[0][2]):
+            raise ValueError(f"{source}:{number}: some lines have an answer and some have none")
+        pairs.append((number, question, answer))
+    if not pairs:
+        raise ValueError(f"{source}: no question: the file is empty")
+    return pairs
+
+
+def _shifted(string: str, tokenizer: CharTokenizer, block_size: int) -> tuple[Tensor, Tensor]:
+    """The string padded to block_size, as x (without its last character) and y (without its first)."""
+    indices = torch.tensor(tokenizer.encode(string + PAD * (block_size - len(string))), dtype=torch.long)
+    return indices[:-1].clone(), indices[1:].clone()
+
+
+def _encode(tokenizer: CharTokenizer, line: str, source: str, number: int) -> list[int]:
+    try:
+        return tokenizer.encode(line)
+    except ValueError as error:
+        raise ValueError(f"{source}:{number}: {error}; the vocabulary is that of the pretraining corpus") from None
+
+
+def main() -> None:
+    """Print a few examples of one of the two datasets."""
+    parser = Parser(description="Print a few examples of a dataset.")
+    parser.add_argument("kind", choices=["namedata", "charcorruption"])
+    parser.add_argument("--data_dir", type=Path, default=WORLD, help="folder with wiki.txt and birth_places_train.tsv")
+    args = parser.parse_args()
+    with one_line_errors():
+        corpus, pairs = args.data_dir / "wiki.txt", args.data_dir / "birth_places_train.tsv"
+        tokenizer = make_tokenizer(read_text(corpus), str(corpus))
+        if args.kind == "namedata":
+            dataset = NameDataset(read_text(pairs), tokenizer, source=str(pairs))
+        else:
+            dataset = CharCorruptionDataset(read_text(corpus), tokenizer, source=str(corpus))
+        for i in range(4):
+            x, y = dataset[i]
+            print(f"x: {tokenizer.decode(x)}\ny: {tokenizer.decode(y)}\n")
+
+
+if __name__ == "__main__":
+    main()

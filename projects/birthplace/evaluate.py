@@ -1,0 +1,65 @@
+"""Ask a model questions, and mark its answers."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from mingpt.char import CharTokenizer
+from mingpt.model import GPT
+from mingpt.utils import progress_options
+from projects.birthplace.dataset import MASK
+
+MAX_ANSWER = 32  # characters; the longest place in the assignment has 25
+
+
+@dataclass(frozen=True)
+class Score:
+    """How many of how many answers are right."""
+
+    correct: int
+    total: int
+
+    @property
+    def percent(self) -> float:
+        """Share of right answers in percent."""
+        return 100 * self.correct / self.total
+
+    def __str__(self) -> str:
+        return f"Correct: {self.correct} out of {self.total}: {self.percent:.1f}%"
+
+
+def predict(model: GPT, tokenizer: CharTokenizer, questions: list[str], batch_size: int = 128,
+            dtype: torch.dtype = torch.float32) -> list[str]:
+    """The model's answer to each question: the likeliest characters after the mark, up to the next mark."""
+    stop = tokenizer.index[MASK]
+    device = next(model.parameters()).device
+    # Questions of similar length together; the answers go back to their places.
+    order = sorted(range(len(questions)), key=lambda i: len(questions[i]))
+    answers = [""] * len(questions)
+    bar = tqdm(total=len(questions), unit="question", leave=False, **progress_options())
+    with bar, torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            prompts = [tokenizer.encode(questions[i] + MASK) for i in batch]
+            room = min(MAX_ANSWER, model.config.block_size - max(map(len, prompts)))
+            if room < 1:
+                longest = max((questions[i] for i in batch), key=len)
+                raise ValueError(f"a question of {len(longest)} characters leaves no room for an answer: {longest[:60]}...")
+            for i, prompt, tokens in zip(batch, prompts, model.generate(prompts, room, stop_tokens=[stop])):
+                answers[i] = tokenizer.decode(tokens[len(prompt) :]).split(MASK)[0]
+            bar.update(len(batch))
+    return answers
+
+
+def score(predictions: list[str], answers: list[str]) -> Score:
+    """Mark predictions against the true answers: right is what is equal to the letter."""
+    if len(predictions) != len(answers):
+        raise ValueError(f"{len(predictions)} predictions for {len(answers)} questions; there must be one for each")
+    return Score(sum(p == a for p, a in zip(predictions, answers)), len(answers))
+
+
+def majority_answer(answers: list[str]) -> str:
+    """The commonest answer; of several, the first in the alphabet."""
+    return min(Counter(answers).items(), key=lambda item: (-item[1], item[0]))[0]

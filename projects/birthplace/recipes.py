@@ -1,0 +1,149 @@
+"""How the models of this study are shaped and trained: a recipe for each purpose, all of its numbers in one place."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from mingpt.char import CharTokenizer
+from mingpt.model import GPT, GPTConfig
+from mingpt.optim import OptimConfig
+from mingpt.trainer import TrainerConfig
+from projects.birthplace.dataset import CharCorruptionDataset, MixedDataset, NameDataset, SalientCorruptionDataset
+
+BLOCK_SIZE = 128
+VARIANTS = {"vanilla": "learned", "rope": "rotary"}  # name in the assignment -> GPTConfig.positions
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One training run: how long and on what sizes, and how the parameters are updated."""
+
+    trainer: TrainerConfig
+    optim: OptimConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a result, besides the data and the seed.
+
+    salient        share of pretraining examples that ask for a name; 0 is the assignment's own law
+    shift          train learned positions on sequences that begin anywhere, not only at position 0
+    mixed          share of documents among the examples of finetuning after pretraining
+    scratch        finetuning without pretraining, for comparison
+    """
+
+    pretrain: Phase
+    finetune: Phase
+    scratch: Phase
+    salient: float = 0.0
+    shift: bool = False
+    mixed: float = 0.0
+    model: dict = field(default_factory=dict)  # fields of GPTConfig other than vocabulary, block size and positions
+
+
+# The assignment's model, 3.3 million parameters.
+SHAPE = dict(n_layer=4, n_head=8, n_embd=256)
+
+
+def _handout() -> Recipe:
+    """The assignment's own settings: hours on a CPU.
+
+    Its cosine is meant to fall for the tokens of 200 epochs, to a tenth of the rate, and has no end: over 650 epochs of
+    pretraining the rate climbs back to its full value at epoch 400, and falls again. Here it stays at a tenth.
+    """
+    adamw = OptimConfig(optimizer="adamw", weight_decay=0.1, beta1=0.9, beta2=0.95, grad_clip=1.0, schedule="cosine",
+                        warmup_iters=1, min_lr_ratio=0.1)
+    return Recipe(
+        pretrain=Phase(TrainerConfig(max_epochs=650, batch_size=128),
+                       replace(adamw, learning_rate=6e-3, decay_fraction=200 / 650)),
+        finetune=Phase(TrainerConfig(max_epochs=10, batch_size=256),
+                       replace(adamw, learning_rate=6e-4, decay_fraction=200 / 10)),
+        scratch=Phase(TrainerConfig(max_epochs=75, batch_size=256),
+                      replace(adamw, learning_rate=6e-4, decay_fraction=200 / 75)),
+        model=dict(SHAPE, dropout=0.1, tie_weights=False))
+
+
+MUON = OptimConfig(optimizer="muon", learning_rate=3e-3, muon_learning_rate=0.02, weight_decay=0.0, schedule="linear",
+                   warmup_iters=20)
+GENTLE = replace(MUON, learning_rate=1e-4, muon_learning_rate=5e-4, warmup_iters=0)
+
+
+def _salient() -> Recipe:
+    """Ours for the assignment's files: see the README for what each part contributes."""
+    return Recipe(
+        pretrain=Phase(TrainerConfig(max_epochs=110, batch_size=0, batch_tokens=4096), MUON),
+        finetune=Phase(TrainerConfig(max_epochs=5, batch_size=88), GENTLE),
+        scratch=Phase(TrainerConfig(max_epochs=10, batch_size=64), replace(MUON, learning_rate=3e-4,
+                                                                          muon_learning_rate=2e-3)),
+        salient=0.6, shift=True, mixed=24 / 88, model=dict(SHAPE, qk_norm=True))
+
+
+def _world() -> Recipe:
+    """Ours for the embedded world."""
+    recipe = _salient()
+    return replace(recipe, pretrain=replace(recipe.pretrain, trainer=TrainerConfig(max_epochs=40, batch_size=0,
+                                                                                   batch_tokens=4096)))
+
+
+def _quick() -> Recipe:
+    """A look at every step in seconds; learns next to nothing."""
+    phase = Phase(TrainerConfig(max_iters=12, batch_size=16), MUON)
+    return Recipe(phase, phase, phase, salient=0.6, shift=True, mixed=0.25, model=dict(n_layer=2, n_head=4, n_embd=64))
+
+
+RECIPES = {"salient": _salient, "world": _world, "handout": _handout, "quick": _quick}
+
+
+def get_recipe(name: str) -> Recipe:
+    """A recipe by its name."""
+    if name not in RECIPES:
+        raise ValueError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
+    return RECIPES[name]()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class ShiftedGPT(GPT):
+    """A GPT whose sequences begin at a random position while it is trained.
+
+    A biography begins with a name; in a question the name stands 10 characters later. Learned positions that saw names
+    only at the beginning would not know it there.
+    """
+
+    def forward(self, idx: Tensor, targets: Tensor | None = None, positions: Tensor | None = None, cache=None):
+        if self.training and positions is None:
+            block_size, T = self.config.block_size, idx.size(1)
+            room = block_size - (idx != CharCorruptionDataset.pad_id).sum(dim=1, keepdim=True)  # (B, 1)
+            start = (torch.rand(room.shape, device=idx.device) * (room + 1)).long()
+            # Only padding is moved past the end, and nothing looks at it.
+            positions = (start + torch.arange(T, device=idx.device)).clamp(max=block_size - 1)  # (B, T)
+        return super().forward(idx, targets, positions, cache)
+
+
+def build_model(variant: str, vocab_size: int, recipe: Recipe) -> GPT:
+    """A fresh model of one of the VARIANTS."""
+    if variant not in VARIANTS:
+        raise ValueError(f"no variant is called {variant!r}; there are {', '.join(VARIANTS)}")
+    config = GPTConfig(vocab_size=vocab_size, block_size=BLOCK_SIZE, positions=VARIANTS[variant], **recipe.model)
+    # Rotary positions see distances only; shifting them would change nothing.
+    return ShiftedGPT(config) if recipe.shift and config.positions == "learned" else GPT(config)
+
+
+def pretraining_data(recipe: Recipe, corpus: str, tokenizer: CharTokenizer, seed: int, source: str):
+    """The corrupted documents that the recipe pretrains on."""
+    if recipe.salient:
+        return SalientCorruptionDataset(corpus, tokenizer, BLOCK_SIZE, seed, source, salient=recipe.salient)
+    return CharCorruptionDataset(corpus, tokenizer, BLOCK_SIZE, seed, source)
+
+
+def finetuning_data(recipe: Recipe, pairs: str, corpus: str, tokenizer: CharTokenizer, seed: int, pretrained: bool,
+                    source: str, corpus_source: str):
+    """The questions, with documents among them if the recipe wants that and the model has read them before."""
+    questions = NameDataset(pairs, tokenizer, BLOCK_SIZE, source)
+    if not (pretrained and recipe.mixed):
+        return questions
+    # A seed of its own: pretraining has seen the draws of `seed`.
+    documents = pretraining_data(recipe, corpus, tokenizer, seed + 1_000_000, corpus_source)
+    return MixedDataset(questions, documents, recipe.mixed, seed)

@@ -1,0 +1,286 @@
+"""Can a small GPT learn facts by reading, and tell them when asked?
+
+    python projects/birthplace/run.py                     the whole study, on a small invented world: 3 minutes
+    python projects/birthplace/run.py --quick             every step in seconds; learns next to nothing
+    python projects/birthplace/run.py --data cs224n       the same on the files of CS224n's assignment 5
+    python projects/birthplace/run.py study rope          with rotary positions
+
+The assignment's own commands:
+
+    run.py pretrain vanilla wiki.txt --writing_params_path vanilla.pretrain.params
+    run.py finetune vanilla wiki.txt --reading_params_path vanilla.pretrain.params
+           --writing_params_path vanilla.finetune.params --finetune_corpus_path birth_places_train.tsv
+    run.py evaluate vanilla wiki.txt --reading_params_path vanilla.finetune.params
+           --eval_corpus_path birth_dev.tsv --outputs_path vanilla.pretrain.dev.predictions
+    run.py london --eval_corpus_path birth_dev.tsv --finetune_corpus_path birth_places_train.tsv
+"""
+
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+
+from mingpt.config import Parser, config_from_args, config_to_dict
+from mingpt.utils import one_line_errors, pick_device, pick_dtype, read_text, write_json, write_text
+from projects.birthplace.data import Files, Questions, load_files, read_questions
+from projects.birthplace.dataset import make_tokenizer, read_pairs
+from projects.birthplace.evaluate import majority_answer, predict, score
+from projects.birthplace.figures import plot_accuracy, plot_losses
+from projects.birthplace.recipes import RECIPES, VARIANTS, finetuning_data, get_recipe, pretraining_data
+from projects.birthplace.steps import Settings, load_parameters, new_model, save_parameters, train, with_rate
+
+COMMANDS = ("study", "pretrain", "finetune", "evaluate", "london")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every command understands."""
+
+    out: Annotated[str, "folder for everything that is written"] = "out/birthplace"
+    recipe: Annotated[str, f"{', '.join(RECIPES)}; world or salient, by the data, unless given"] = ""
+    seed: Annotated[int, "first seed"] = 0
+    device: Annotated[str, "auto, cpu, cuda, mps"] = "auto"
+    dtype: Annotated[str, "auto, float32, bfloat16, float16"] = "auto"
+    resume: Annotated[bool, "true: go on from the checkpoints in the folder"] = False
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What the study understands."""
+
+    data: Annotated[str, "world (invented, embedded) or cs224n (downloaded)"] = "world"
+    data_dir: Annotated[str, "folder with the files, instead of a download"] = ""
+    seeds: Annotated[int, "how many runs, with seeds from --seed on"] = 1
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The study
+
+
+def study(variant: str, options: Options, study_options: StudyOptions, quick: bool) -> None:
+    """Pretrain, finetune with and without pretraining, ask, mark, draw; once for each seed."""
+    started = time.perf_counter()
+    files = load_files(study_options.data, study_options.data_dir)
+    recipe_name = options.recipe or ("quick" if quick else "world" if study_options.data == "world" else "salient")
+    recipe, out = get_recipe(recipe_name), Path(options.out)
+    introduce(files)
+
+    runs = []
+    for seed in range(options.seed, options.seed + study_options.seeds):
+        settings = Settings(variant, recipe, seed, options.device, options.dtype, options.resume)
+        runs.append(run_once(settings, files, out if study_options.seeds == 1 else out / f"seed{seed}"))
+
+    rows = {"majority answer": "majority", "no pretraining": "nopretrain", "pretraining": "pretrain"}
+    dev = {row: [run["dev"][key] for run in runs] for row, key in rows.items()}
+    control = {row: [run["control"][key] for run in runs] for row, key in rows.items()}
+    seconds = time.perf_counter() - started
+    print_table(dev, control, files, seconds)
+    plot_losses(out / "loss.png", [run["losses"]["pretraining"] for run in runs],
+                {name: [run["losses"][name] for run in runs] for name in ("no pretraining", "after pretraining")})
+    plot_accuracy(out / "accuracy.png", list(rows), list(dev.values()), list(control.values()))
+    write_json(out / "config.json", {"variant": variant, **config_to_dict(options), **config_to_dict(study_options),
+                                     "recipe": {"name": recipe_name, **config_to_dict(recipe)}})
+    write_json(out / "metrics.json", {"seconds": round(seconds, 1), "runs": runs})
+    print(f"\nFigures, metrics, parameters and predictions are in {out}.")
+    if study_options.data == "world":
+        print("The people of this world are invented. For the real assignment:  run.py --data cs224n")
+
+
+def run_once(settings: Settings, files: Files, out: Path) -> dict:
+    """One seed of the study. Returns its scores in percent, its losses and some of its answers."""
+    tokenizer = make_tokenizer(files.corpus, files.corpus_source)
+    recipe, seed = settings.recipe, settings.seed
+    answers = [answer for _, _, answer in read_pairs(files.train, files.train_source, answers=True)]
+    losses, predictions = {}, {"majority": {name: [majority_answer(answers)] * len(getattr(files, name).questions)
+                                            for name in ("dev", "control")}}
+
+    def finetuned(model, pretrained: bool, name: str):
+        data = finetuning_data(recipe, files.train, files.corpus, tokenizer, seed, pretrained, files.train_source,
+                               files.corpus_source)
+        losses["after pretraining" if pretrained else "no pretraining"] = train(
+            settings, recipe.finetune if pretrained else recipe.scratch, model, tokenizer, data, out / f"finetune.{name}")
+        save_parameters(out / f"{settings.variant}.{name}.finetune.params", settings, model, tokenizer)
+        predictions[name] = ask(settings, model, tokenizer, files, out, name)
+
+    print(f"\n[seed {seed}] finetuning without pretraining")
+    finetuned(new_model(settings, tokenizer), False, "nopretrain")
+
+    print(f"[seed {seed}] pretraining: reading")
+    model = new_model(settings, tokenizer)
+    print(f"            {model.num_parameters():,} parameters, {len(tokenizer.characters)} characters")
+    documents = pretraining_data(recipe, files.corpus, tokenizer, seed, files.corpus_source)
+    losses["pretraining"] = train(settings, recipe.pretrain, model, tokenizer, documents, out / "pretrain")
+    save_parameters(out / f"{settings.variant}.pretrain.params", settings, model, tokenizer)
+
+    print(f"[seed {seed}] finetuning after pretraining")
+    finetuned(model, True, "pretrain")
+
+    marks = {name: {key: score(said[name], getattr(files, name).answers).percent for key, said in predictions.items()}
+             for name in ("dev", "control")}
+    return {"seed": seed, **marks, "losses": {name: [round(l, 4) for l in curve] for name, curve in losses.items()},
+            "control_answers": Counter(predictions["pretrain"]["control"]).most_common(5),
+            "control_answers_known_from_training": np.mean([a in set(answers) for a in predictions["pretrain"]["control"]])}
+
+
+def ask(settings: Settings, model, tokenizer, files: Files, out: Path, name: str) -> dict[str, list[str]]:
+    """The model's answers to each set of questions, also written one a line under the assignment's file names."""
+    said = {}
+    for which in ("dev", "test", "control"):
+        questions: Questions = getattr(files, which)
+        said[which] = predict(model, tokenizer, questions.questions, dtype=evaluation_dtype(settings))
+        write_predictions(out / f"{settings.variant}.{name}.{which}.predictions", said[which])
+    return said
+
+
+def introduce(files: Files) -> None:
+    """Say what is read and asked."""
+    documents = [line for line in files.corpus.split("\n") if line]
+    pairs = read_pairs(files.train, files.train_source, answers=True)
+    print(f"To read:            {len(documents):,} lines of {files.corpus_source}, such as\n    {documents[0]}")
+    print(f"To be trained on:   {len(pairs):,} questions, such as\n    {pairs[0][1]}  {pairs[0][2]}")
+    print(f"To be asked:        {len(files.dev.questions)} about people it reads about but is never asked about, and")
+    print(f"                    {len(files.control.questions)} about people it never reads about")
+
+
+def print_table(dev: dict[str, list[float]], control: dict[str, list[float]], files: Files, seconds: float) -> None:
+    """The result: right answers in percent, with the standard deviation over seeds where there are several."""
+    def cell(values: list[float]) -> str:
+        spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+        return f"{np.mean(values):.1f}{spread} %"
+
+    runs = len(next(iter(dev.values())))
+    print(f"\n{'Right answers about':20}{'people read about':>22}{'people never read about':>27}")
+    print(f"{'':20}{f'({len(files.dev.questions)} questions)':>22}{f'({len(files.control.questions)} questions)':>27}")
+    for row in dev:
+        print(f"{row:20}{cell(dev[row]):>22}{cell(control[row]):>27}")
+    print(f"{runs} run{'s' if runs > 1 else ''}, {seconds:.0f} s in all")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The assignment's commands
+
+
+def pretrain(variant: str, corpus_path: str, args, settings: Settings, out: Path) -> None:
+    """Read: train a fresh model on corrupted documents."""
+    writing = required(args, "writing_params_path", "pretrain")
+    corpus = read_text(corpus_path)
+    tokenizer = make_tokenizer(corpus, corpus_path)
+    phase = with_rate(settings.recipe.pretrain, args.pretrain_lr, args.max_epochs)
+    documents = pretraining_data(settings.recipe, corpus, tokenizer, settings.seed, corpus_path)
+    model = new_model(settings, tokenizer)
+    losses = train(settings, phase, model, tokenizer, documents, out / f"{variant}.pretrain")
+    save_parameters(writing, settings, model, tokenizer)
+    report(losses, writing)
+
+
+def finetune(variant: str, corpus_path: str, args, settings: Settings, out: Path) -> None:
+    """Train on questions; after pretraining if there are parameters to read, else from scratch."""
+    writing, pairs_path = required(args, "writing_params_path", "finetune"), required(args, "finetune_corpus_path", "finetune")
+    corpus, pairs, reading = read_text(corpus_path), read_text(pairs_path), args.reading_params_path
+    tokenizer = make_tokenizer(corpus, corpus_path)
+    model = load_parameters(reading, settings, tokenizer) if reading else new_model(settings, tokenizer)
+    phase = with_rate(settings.recipe.finetune if reading else settings.recipe.scratch, args.finetune_lr, args.max_epochs)
+    data = finetuning_data(settings.recipe, pairs, corpus, tokenizer, settings.seed, bool(reading), pairs_path, corpus_path)
+    losses = train(settings, phase, model, tokenizer, data,
+                   out / f"{variant}.finetune.{'pretrain' if reading else 'nopretrain'}")
+    save_parameters(writing, settings, model, tokenizer)
+    report(losses, writing)
+
+
+def evaluate(variant: str, corpus_path: str, args, settings: Settings, out: Path) -> None:
+    """Answer questions, one prediction a line, and mark them if the answers are known."""
+    reading, asked = required(args, "reading_params_path", "evaluate"), required(args, "eval_corpus_path", "evaluate")
+    outputs = required(args, "outputs_path", "evaluate")
+    tokenizer = make_tokenizer(read_text(corpus_path), corpus_path)
+    model = load_parameters(reading, settings, tokenizer).to(pick_device(settings.device))
+    questions = read_questions(asked)
+    predictions = predict(model, tokenizer, questions.questions, dtype=evaluation_dtype(settings))
+    write_predictions(outputs, predictions)
+    mark(predictions, questions)
+    print(f"{len(predictions)} predictions written to {outputs}")
+
+
+def london(args) -> None:
+    """What is right without any model: always London, and always the commonest answer of the training questions."""
+    questions = read_questions(required(args, "eval_corpus_path", "london"))
+    print("Always London:")
+    mark(["London"] * len(questions.questions), questions)
+    if args.finetune_corpus_path:
+        answer = majority_answer(read_questions(args.finetune_corpus_path).answers)
+        print(f"Always {answer}, the commonest answer of {args.finetune_corpus_path}:")
+        mark([answer] * len(questions.questions), questions)
+
+
+def mark(predictions: list[str], questions: Questions) -> None:
+    """Print how many are right, or that nobody knows."""
+    if questions.answered:
+        print(score(predictions, questions.answers))
+    else:
+        print(f"{questions.source} has no answers, so there is nothing to mark")
+
+
+def write_predictions(path: str | os.PathLike, predictions: list[str]) -> None:
+    """One prediction a line."""
+    write_text(path, "".join(prediction + "\n" for prediction in predictions))
+
+
+def report(losses: list[float], writing: str) -> None:
+    """Say what a training command has done."""
+    if losses:
+        print(f"{len(losses)} steps, last loss {losses[-1]:.4f} nats per character")
+    print(f"Parameters written to {writing}")
+
+
+def evaluation_dtype(settings: Settings):
+    """Answers are computed in the number format of training."""
+    return pick_dtype(settings.dtype, pick_device(settings.device))
+
+
+def required(args, name: str, command: str) -> str:
+    """The value of a flag that this command cannot do without."""
+    value = getattr(args, name)
+    if not value:
+        raise ValueError(f"{command} needs --{name}")
+    return value
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Read the command line and run one command."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("command", nargs="?", default="study", choices=COMMANDS)
+    parser.add_argument("variant", nargs="?", default="vanilla", choices=list(VARIANTS))
+    parser.add_argument("corpus", nargs="?", help="pretraining corpus, one document a line (wiki.txt)")
+    parser.add_argument("--quick", action="store_true", help="the study in seconds, with a tiny model")
+    parser.add_config(Options, "every command")
+    parser.add_config(StudyOptions, "study")
+    group = parser.add_argument_group("pretrain, finetune, evaluate, london")
+    for name in ("reading_params_path", "writing_params_path", "finetune_corpus_path", "eval_corpus_path", "outputs_path"):
+        group.add_argument(f"--{name}", metavar="PATH", default="")
+    group.add_argument("--pretrain_lr", type=float, help="AdamW's peak rate, instead of the recipe's")
+    group.add_argument("--finetune_lr", type=float, help="the same for finetuning")
+    group.add_argument("--max_epochs", type=int, help="passes over the data, instead of the recipe's")
+    group.add_argument("--tb_expt_name", help="accepted for the assignment's sake; metrics.jsonl has the losses")
+    args = parser.parse_args()
+    with one_line_errors():
+        options, out = config_from_args(Options, args), Path(config_from_args(Options, args).out)
+        if args.command == "study":
+            return study(args.variant, options, config_from_args(StudyOptions, args), args.quick)
+        if args.command == "london":
+            return london(args)
+        if args.corpus is None:
+            raise ValueError(f"{args.command} needs a corpus: run.py {args.command} {args.variant} wiki.txt ...")
+        recipe = get_recipe(options.recipe or ("quick" if args.quick else "salient"))
+        settings = Settings(args.variant, recipe, options.seed, options.device, options.dtype, options.resume)
+        command = {"pretrain": pretrain, "finetune": finetune, "evaluate": evaluate}[args.command]
+        command(args.variant, args.corpus, args, settings, out)
+
+
+if __name__ == "__main__":
+    main()

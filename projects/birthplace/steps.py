@@ -1,0 +1,96 @@
+"""The steps of the study: pretrain, finetune, and the parameter files that pass between them."""
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from mingpt.char import CharTokenizer
+from mingpt.config import config_from_dict
+from mingpt.model import GPT, GPTConfig
+from mingpt.trainer import Trainer
+from mingpt.utils import load_torch, save_torch, set_seed
+from projects.birthplace.dataset import NameDataset
+from projects.birthplace.recipes import Phase, Recipe, build_model
+
+FORMAT = "birthplace parameters 1"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is the same for every step of a run."""
+
+    variant: str
+    recipe: Recipe
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    resume: bool = False
+
+
+def new_model(settings: Settings, tokenizer: CharTokenizer) -> GPT:
+    """A model with fresh parameters, drawn by the seed."""
+    set_seed(settings.seed)
+    return build_model(settings.variant, tokenizer.vocab_size, settings.recipe)
+
+
+def train(settings: Settings, phase: Phase, model: GPT, tokenizer: CharTokenizer, dataset, out_dir: str | os.PathLike,
+          ) -> list[float]:
+    """Train `model` in place; metrics.jsonl and checkpoint.pt go to `out_dir`. Returns the loss of each step."""
+    config = replace(phase.trainer, seed=settings.seed, device=settings.device, dtype=settings.dtype,
+                     checkpoint_interval=phase.trainer.checkpoint_interval or 500)
+    trainer = Trainer(config, phase.optim, model, dataset, out_dir=out_dir,
+                      extra={"variant": settings.variant, "model": asdict(model.config),
+                             "vocabulary": tokenizer.characters})
+    losses: list[float] = []
+    trainer.add_callback("on_batch_end", _append_loss(losses))
+    trainer.run(resume=settings.resume)
+    return losses
+
+
+def _append_loss(losses: list[float]) -> Callable[[Trainer], None]:
+    return lambda trainer: losses.append(trainer.loss)
+
+
+def save_parameters(path: str | os.PathLike, settings: Settings, model: GPT, tokenizer: CharTokenizer) -> None:
+    """Write the model, with all that is needed to read it, atomically. Of several processes, the first writes."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        save_torch(path, {"format": FORMAT, "variant": settings.variant, "vocabulary": tokenizer.characters,
+                          "config": asdict(model.config), "model": model.state_dict()})
+
+
+def load_parameters(path: str | os.PathLike, settings: Settings, tokenizer: CharTokenizer) -> GPT:
+    """The model that `save_parameters` wrote. ValueError if it is of another variant or another corpus."""
+    saved = load_torch(path)
+    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+        raise ValueError(f"{path}: not written by `run.py pretrain` or `run.py finetune`")
+    if saved["variant"] != settings.variant:
+        raise ValueError(f"{path}: parameters of variant {saved['variant']}, not {settings.variant}")
+    if saved["vocabulary"] != tokenizer.characters:
+        raise ValueError(f"{path}: parameters for another vocabulary ({len(saved['vocabulary'])} characters, the corpus "
+                         f"has {tokenizer.vocab_size}); give the corpus that the model was pretrained on")
+    config = config_from_dict(GPTConfig, saved["config"], str(path))
+    recipe = replace(settings.recipe, model={k: v for k, v in asdict(config).items()
+                                             if k not in ("vocab_size", "block_size", "positions")})
+    model = build_model(settings.variant, tokenizer.vocab_size, recipe)
+    try:
+        model.load_state_dict(saved["model"])
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {str(error).splitlines()[1].strip()}") from None
+    return model
+
+
+def with_rate(phase: Phase, rate: float | None, max_epochs: int | None) -> Phase:
+    """The phase with AdamW's peak rate set to `rate` (Muon's changes in proportion) and another length."""
+    if rate is not None:
+        factor = rate / phase.optim.learning_rate
+        phase = replace(phase, optim=replace(phase.optim, learning_rate=rate,
+                                             muon_learning_rate=phase.optim.muon_learning_rate * factor))
+    if max_epochs is not None:
+        phase = replace(phase, trainer=replace(phase.trainer, max_epochs=max_epochs, max_iters=0))
+    return phase
+
+
+def training_answers(pairs: NameDataset) -> list[str]:
+    """The answers that finetuning shows."""
+    return [answer for _, _, answer in pairs.pairs]

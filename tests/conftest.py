@@ -1,0 +1,31 @@
+"""What the tests share. They run on the CPU, offline, and write only under pytest's temporary folders."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+REAL_DATA = REPOSITORY.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Each test draws the same random numbers, alone or among others."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def environment():
+    """The environment for a script started by a test: this checkout is importable, and few threads."""
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+
+
+@pytest.fixture
+def cs224n_files():
+    """The folder with the assignment's real files, where there is one."""
+    folder = REAL_DATA / "cs224n_a5"
+    if not (folder / "wiki.txt").exists():
+        pytest.skip("the files of CS224n's assignment 5 are not here")
+    return folder

@@ -1,0 +1,71 @@
+"""Configuration: flags, JSON and defaults from one dataclass."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import pytest
+
+from mingpt.config import Parser, config_from_args, config_from_dict, config_to_dict
+
+
+@dataclass(frozen=True)
+class Example:
+    batch_size: Annotated[int, "sequences in a step"] = 64
+    learning_rate: Annotated[float, "peak rate"] = 1e-3
+    compile: bool = False
+    name: str = "run"
+
+
+def parse(*words, **defaults):
+    parser = Parser(prog="run.py")
+    parser.add_config(Example)
+    parser.add_argument("--max_epochs", type=int)
+    return config_from_args(Example, parser.parse_args(list(words)), **defaults)
+
+
+def test_flags_override_defaults_and_dashes_are_underscores():
+    assert parse() == Example()
+    assert parse("--batch_size", "8", "--learning-rate=0.5") == Example(batch_size=8, learning_rate=0.5)
+    assert parse("--batch-size", "8", batch_size=9, name="x") == Example(batch_size=8, name="x")
+
+
+@pytest.mark.parametrize("word, value", [("true", True), ("yes", True), ("1", True), ("False", False), ("no", False)])
+def test_booleans_are_words(word, value):
+    assert parse("--compile", word).compile is value
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--batchsize", "8"], "unknown argument --batchsize; did you mean --batch_size?"),
+    (["--learning-rat", "8"], "did you mean --learning_rate?"),
+    (["--zzzzzz"], "unknown argument --zzzzzz; see run.py --help"),
+    (["--batch_size", "many"], "invalid int value: 'many'"),
+    (["--compile", "maybe"], "'maybe' is neither true nor false"),
+])
+def test_a_wrong_flag_names_its_nearest(words, message, capsys):
+    with pytest.raises(SystemExit):
+        parse(*words)
+    assert message in capsys.readouterr().err
+
+
+def test_help_names_every_field_and_its_default(capsys):
+    with pytest.raises(SystemExit):
+        parse("--help")
+    shown = capsys.readouterr().out
+    assert "--batch_size INT" in shown and "sequences in a step (default 64)" in shown and "--learning_rate FLOAT" in shown
+
+
+def test_round_trip_through_plain_values():
+    config = Example(batch_size=3, compile=True)
+    assert config_from_dict(Example, config_to_dict(config)) == config
+    assert config_from_dict(Example, {"learning_rate": 1}) == Example(learning_rate=1)
+
+
+@pytest.mark.parametrize("values, message", [
+    ({"batchsize": 3}, "config.json: Example has no 'batchsize'; did you mean 'batch_size'?"),
+    ({"zzz": 3}, "Example has no 'zzz'; there are batch_size, learning_rate"),
+    ({"batch_size": "3"}, "batch_size is '3', which is not of type int"),
+    ({"batch_size": True}, "batch_size is True, which is not of type int"),
+])
+def test_wrong_values_are_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        config_from_dict(Example, values, "config.json")

@@ -1,0 +1,109 @@
+"""Generation: the cache changes nothing but the time, and each way of choosing a token does what it says."""
+
+import itertools
+
+import pytest
+import torch
+
+from mingpt.generate import sample
+from mingpt.model import GPT, GPTConfig
+
+BLOCK = 16
+
+
+def gpt(positions="learned", qk_norm=False) -> GPT:
+    model = GPT(GPTConfig(vocab_size=23, block_size=BLOCK, n_layer=2, n_head=2, n_embd=16, positions=positions,
+                          qk_norm=qk_norm))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+ARCHITECTURES = list(itertools.product(("learned", "rotary"), (False, True)))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("T, new", [(1, 15), (5, 11), (5, 40), (16, 3), (20, 5)])
+def test_cached_and_uncached_generation_agree_also_past_the_block(architecture, T, new):
+    model, idx = gpt(*architecture), torch.randint(0, 23, (3, T))
+    cached = model.generate(idx, new)
+    assert cached.shape == (3, T + new) and torch.equal(cached[:, :T], idx)
+    assert torch.equal(cached, model.generate(idx, new, use_cache=False))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_prompts_of_different_lengths_are_continued_as_if_alone(architecture):
+    model = gpt(*architecture)
+    prompts = [torch.randint(0, 23, (n,)).tolist() for n in (1, 9, 4, 14)]
+    together = model.generate(prompts, 20, stop_tokens=[3, 4])
+    assert together == [model.generate([prompt], 20, stop_tokens=[3, 4])[0] for prompt in prompts]
+    assert together == model.generate(prompts, 20, stop_tokens=[3, 4], use_cache=False)
+
+
+def test_sampling_with_and_without_cache_draws_the_same_tokens():
+    model, idx = gpt(), torch.randint(0, 23, (4, 3))
+    draws = [model.generate(idx, 12, temperature=0.8, do_sample=True, top_k=9, top_p=0.9, use_cache=cache,
+                            generator=torch.Generator().manual_seed(7)) for cache in (True, False)]
+    assert torch.equal(*draws)
+    assert not torch.equal(draws[0], model.generate(idx, 12)), "and they are not the greedy ones"
+
+
+def test_greedy_generation_is_the_naive_loop():
+    model, idx = gpt().eval(), torch.randint(0, 23, (2, 4))
+    expected = idx
+    with torch.no_grad():
+        for _ in range(20):
+            expected = torch.cat([expected, model(expected[:, -BLOCK:])[0][:, -1].argmax(1, keepdim=True)], dim=1)
+    assert torch.equal(model.generate(idx, 20), expected)
+
+
+def test_a_row_ends_with_its_first_stop_token():
+    model = gpt()
+    prompts = [[i] for i in range(8)]
+    free = model.generate(prompts, 12)
+    stop = free[0][3]
+    for row, unstopped in zip(model.generate(prompts, 12, stop_tokens=[stop]), free):
+        end = unstopped.index(stop, 1) + 1 if stop in unstopped[1:] else len(unstopped)
+        assert row == unstopped[:end]
+    table = model.generate(torch.tensor(prompts), 12, stop_tokens=[stop])
+    ended = table[0].tolist()
+    assert set(ended[ended.index(stop, 1) :]) == {stop}, "a tensor's ended rows are filled up with the stop token"
+
+
+def test_generation_leaves_the_model_in_its_mode():
+    model = gpt().train()
+    model.generate(torch.zeros(1, 1, dtype=torch.long), 2)
+    assert model.training
+    assert model.generate(torch.zeros(1, 1, dtype=torch.long), 0).tolist() == [[0]]
+
+
+def test_sample_follows_the_distribution():
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).repeat(20000, 1)
+    counts = torch.bincount(sample(logits, temperature=0.7, do_sample=True), minlength=4) / 20000
+    torch.testing.assert_close(counts, (logits[0] / 0.7).softmax(0), atol=0.015, rtol=0)
+
+
+def test_top_k_and_top_p_restrict_the_choice():
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(3000, 1)
+    def support(**options):
+        return set(sample(logits, do_sample=True, **options).tolist())
+    assert support(top_k=2) == {0, 1}
+    assert support(top_k=99) == {0, 1, 2, 3}
+    assert support(top_p=0.5) == {0}, "the most likely token alone reaches one half"
+    assert support(top_p=0.6) == {0, 1}
+    assert support(top_p=1e-9) == {0}, "at least one token is left"
+    assert support(top_p=1.0) == {0, 1, 2, 3}
+    assert sample(logits[:1]).item() == 0
+
+
+@pytest.mark.parametrize("options, message", [
+    (dict(temperature=0.0), "temperature is 0.0; it must be positive"),
+    (dict(top_k=0), "top_k is 0; it must be at least 1"),
+    (dict(top_p=1.5), r"top_p is 1.5; it must be in \(0, 1\]"),
+    (dict(max_new_tokens=-1), "max_new_tokens is -1; it must not be negative"),
+    (dict(idx=[[1], []]), "each prompt at least one token"),
+    (dict(idx=[]), "needs at least one prompt"),
+])
+def test_bad_requests_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        gpt().generate(**{**dict(idx=[[1]], max_new_tokens=2, do_sample=True), **options})

@@ -1,0 +1,235 @@
+"""The model: the same numbers on every path, causality, initialisation, the loss, and a public implementation."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mingpt import model as model_module
+from mingpt.generate import KVCache
+from mingpt.model import (GPT, PRESETS, GPTConfig, batched_attention, cross_entropy, explicit_attention,
+                          fused_attention)
+
+SMALL = dict(vocab_size=31, block_size=24, n_layer=3, n_head=4, n_embd=32)
+
+
+def small_gpt(**changes) -> GPT:
+    """A small model with weights large enough that every part of it matters."""
+    gpt = GPT(GPTConfig(**{**SMALL, **changes}))
+    for parameter in gpt.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return gpt.eval()
+
+
+def tokens(*shape: int) -> torch.Tensor:
+    return torch.randint(0, SMALL["vocab_size"], shape)
+
+
+ARCHITECTURES = [dict(positions=p, qk_norm=n, tie_weights=t)
+                 for p, n, t in itertools.product(("learned", "rotary"), (False, True), (False, True))]
+
+
+@pytest.mark.parametrize("T", [1, 2, 7, 64])
+def test_three_attentions_give_the_same_numbers(T):
+    q, k, v = (torch.randn(2, 3, T, 8, dtype=torch.float64) for _ in range(3))
+    mask = torch.full((T, T), -math.inf, dtype=torch.float64).triu(1)
+    expected = explicit_attention(q, k, v, mask, 0.0)
+    torch.testing.assert_close(batched_attention(q, k, v, mask, 0.0), expected)
+    torch.testing.assert_close(fused_attention(q, k, v, None, 0.0), expected)
+    torch.testing.assert_close(fused_attention(q, k, v, mask, 0.0), expected)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_fast_paths_match_the_explicit_one_forward_and_backward(architecture, monkeypatch):
+    fast = small_gpt(**architecture)
+    explicit = GPT(GPTConfig(**SMALL, **architecture, attention="explicit"))
+    explicit.load_state_dict(fast.state_dict())
+    idx, targets = tokens(3, 20), tokens(3, 20)
+    logits, loss = explicit(idx, targets)
+    loss.backward()
+    for chosen in (fused_attention, batched_attention):
+        monkeypatch.setattr(model_module, "choose_attention", lambda q, causal, chosen=chosen: chosen)
+        monkeypatch.setattr(model_module, "batched_attention", batched_attention)
+        fast.zero_grad()
+        fast_logits, fast_loss = fast(idx, targets)
+        fast_loss.backward()
+        torch.testing.assert_close(fast_logits, logits, rtol=1e-4, atol=1e-4)
+        for (name, a), b in zip(fast.named_parameters(), explicit.parameters()):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_sixteen_bit_training_on_a_cpu_takes_the_batched_path_and_all_else_the_fused_one():
+    q = torch.randn(1, 1, 4, 8, requires_grad=True)
+    assert model_module.choose_attention(q.bfloat16(), True) is batched_attention
+    assert model_module.choose_attention(q, True) is fused_attention
+    assert model_module.choose_attention(q.bfloat16(), False) is fused_attention
+    with torch.no_grad():
+        assert model_module.choose_attention(q.bfloat16(), True) is fused_attention
+
+
+@pytest.mark.parametrize("attention", ["auto", "explicit"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_future_token_changes_no_earlier_logit(architecture, training, dtype, attention):
+    gpt = small_gpt(**architecture, attention=attention)
+    idx = tokens(2, 20)
+    changed = idx.clone()
+    changed[:, 12:] = (changed[:, 12:] + 1 + tokens(2, 8) % 29) % 31
+    with torch.set_grad_enabled(training), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        before, after = gpt(idx)[0], gpt(changed)[0]
+    assert torch.equal(before[:, :12], after[:, :12])
+    assert (before[:, 12:] != after[:, 12:]).any(dim=2).all(), "and every later one does change"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_future_token_changes_no_earlier_logit_with_a_cache(architecture):
+    gpt = small_gpt(**architecture)
+    idx = tokens(2, 20)
+    changed = idx.clone()
+    changed[:, 12:] = (changed[:, 12:] + 1) % 31
+
+    def read(sequence):
+        cache = KVCache(3, 2, 24)
+        return torch.cat([gpt(piece, cache=cache)[0] for piece in sequence.split([5, 1, 9, 5], dim=1)], dim=1)
+
+    with torch.no_grad():
+        before, after = read(idx), read(changed)
+        assert torch.equal(before[:, :12], after[:, :12])
+        torch.testing.assert_close(before, gpt(idx)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_rows_of_a_batch_do_not_influence_each_other():
+    gpt = small_gpt()
+    idx = tokens(4, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(gpt(idx)[0][2:3], gpt(idx[2:3])[0], rtol=1e-4, atol=1e-5)
+
+
+def test_gpt2_of_transformers_gives_the_same_logits_and_gradients():
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(
+        vocab_size=31, n_positions=24, n_layer=3, n_head=4, n_embd=32, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    ours = GPT(GPTConfig(**SMALL))
+    state = {name: value.T if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) else value
+             for name, value in theirs.state_dict().items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
+    ours.load_state_dict(state)
+    idx = tokens(3, 24)
+    expected = theirs(idx, labels=idx)
+    logits, loss = ours(idx[:, :-1], idx[:, 1:])
+    torch.testing.assert_close(logits, expected.logits[:, :-1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(loss, expected.loss, rtol=1e-5, atol=1e-5)
+    loss.backward(), expected.loss.backward()
+    torch.testing.assert_close(ours.transformer.wte.weight.grad, theirs.transformer.wte.weight.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_rotary_scores_depend_on_distances_only():
+    gpt = small_gpt(positions="rotary")
+    idx = tokens(2, 8)
+    with torch.no_grad():
+        here, there = gpt(idx)[0], gpt(idx, positions=torch.arange(11, 19))[0]
+    torch.testing.assert_close(here, there, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_positions_by_row_are_those_of_each_row(positions):
+    gpt = small_gpt(positions=positions)
+    idx, start = tokens(2, 8), torch.tensor([[3], [9]])
+    with torch.no_grad():
+        both = gpt(idx, positions=start + torch.arange(8))[0]
+        alone = gpt(idx[1:], positions=torch.arange(9, 17))[0]
+    torch.testing.assert_close(both[1:], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_gpt2_has_its_published_number_of_parameters_and_key_names():
+    with torch.device("meta"):
+        gpt = GPT(GPTConfig.from_name("gpt2"))
+    assert gpt.num_parameters() == 124_439_808
+    names = set(gpt.state_dict())
+    assert {"transformer.wte.weight", "transformer.wpe.weight", "transformer.h.0.ln_1.bias",
+            "transformer.h.11.attn.c_attn.weight", "transformer.h.11.mlp.c_proj.bias", "lm_head.weight"} <= names
+    assert not [name for name in names if "mask" in name], "masks are no parameters"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_consistent(name):
+    config = GPTConfig.from_name(name, vocab_size=10)
+    assert config.head_dim * config.n_head == config.n_embd and config.vocab_size == 10
+
+
+def test_initialisation():
+    gpt = GPT(GPTConfig(vocab_size=500, block_size=64, n_layer=8, n_head=4, n_embd=128))
+    state = gpt.state_dict()
+    assert state["transformer.wte.weight"].std().item() == pytest.approx(0.02, rel=0.05)
+    assert state["transformer.h.3.attn.c_attn.weight"].std().item() == pytest.approx(0.02, rel=0.05)
+    assert state["transformer.h.3.attn.c_proj.weight"].std().item() == pytest.approx(0.02 / 4, rel=0.05)
+    assert state["transformer.h.3.mlp.c_proj.weight"].std().item() == pytest.approx(0.02 / 4, rel=0.05)
+    assert state["transformer.h.3.mlp.c_fc.bias"].abs().max() == 0
+    assert (state["transformer.ln_f.weight"] == 1).all() and (state["transformer.ln_f.bias"] == 0).all()
+
+
+@pytest.mark.parametrize("tie_weights", [True, False])
+def test_a_fresh_model_knows_nothing(tie_weights):
+    gpt = GPT(GPTConfig(vocab_size=1000, block_size=32, n_layer=2, n_head=2, n_embd=64, tie_weights=tie_weights))
+    idx, targets = torch.randint(0, 1000, (2, 8, 32))
+    assert gpt(idx, targets)[1].item() == pytest.approx(math.log(1000), abs=0.1)
+
+
+def test_loss_ignores_targets_of_minus_one_and_is_zero_without_targets():
+    logits = torch.randn(2, 5, 7, requires_grad=True)
+    targets = torch.randint(0, 7, (2, 5))
+    targets[0, 3:] = -1
+    counted = F.cross_entropy(logits[targets != -1], targets[targets != -1])
+    torch.testing.assert_close(cross_entropy(logits, targets), counted)
+    nothing = cross_entropy(logits, torch.full((2, 5), -1))
+    nothing.backward()
+    assert nothing.item() == 0 and logits.grad.abs().max() == 0
+
+
+def test_logits_are_whole_and_loss_is_none_without_targets():
+    logits, loss = small_gpt()(tokens(2, 9))
+    assert logits.shape == (2, 9, 31) and loss is None
+
+
+def test_a_deep_copy_is_independent_of_the_original():
+    gpt = small_gpt()
+    twin, idx = copy.deepcopy(gpt), tokens(1, 8)
+    before = twin(idx)[0]
+    with torch.no_grad():
+        for parameter in gpt.parameters():
+            parameter.zero_()
+    assert torch.equal(twin(idx)[0], before)
+    assert twin.lm_head.weight is twin.transformer.wte.weight, "weights that were tied stay tied"
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(n_embd=30), "n_embd is 30, which 4 heads do not divide"),
+    (dict(n_layer=0), "n_layer is 0; it must be at least 1"),
+    (dict(dropout=1.0), r"dropout is 1.0; it must be in \[0, 1\)"),
+    (dict(positions="sine"), "positions is 'sine'; it must be one of learned, rotary"),
+    (dict(attention="flash"), "attention is 'flash'; it must be one of auto, explicit"),
+    (dict(positions="rotary", n_embd=20), "head_dim is 5; rotary positions turn pairs"),
+])
+def test_a_bad_configuration_says_what_to_change(changes, message):
+    with pytest.raises(ValueError, match=message):
+        GPTConfig(**{**SMALL, **changes})
+
+
+def test_an_unknown_preset_and_a_long_input_are_refused():
+    with pytest.raises(ValueError, match="no preset is called 'gpt3'; there are gpt2,"):
+        GPTConfig.from_name("gpt3")
+    with pytest.raises(ValueError, match="25 tokens do not fit into block_size 24"):
+        small_gpt()(tokens(1, 25))
+
+
+def test_dropout_acts_in_training_only():
+    gpt = small_gpt(dropout=0.5)
+    idx = tokens(1, 8)
+    assert torch.equal(gpt(idx)[0], gpt(idx)[0])
+    gpt.train()
+    assert not torch.equal(gpt(idx)[0], gpt(idx)[0])

@@ -1,0 +1,225 @@
+"""The training loop: it learns, it can be killed and resumed exactly, and it gives the same numbers in several processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from mingpt.model import GPT, GPTConfig
+from mingpt.optim import OptimConfig
+from mingpt.trainer import Trainer, TrainerConfig
+from mingpt.utils import load_torch
+
+
+class Sums:
+    """Examples whose target is a function of the input; some targets are not to be learned, unevenly many."""
+
+    def __init__(self, count=50, T=12, seed=0):
+        self.x = torch.randint(0, 13, (count, T), generator=torch.Generator().manual_seed(seed))
+        self.y = self.x.cumsum(1) % 13
+        for i in range(count):
+            self.y[i, : i % T] = -1
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.x[i], self.y[i]
+
+
+def gpt(dropout=0.0) -> GPT:
+    torch.manual_seed(1)
+    return GPT(GPTConfig(vocab_size=13, block_size=12, n_layer=2, n_head=2, n_embd=32, dropout=dropout))
+
+
+CONFIG = dict(max_iters=12, batch_size=8, device="cpu", dtype="float32")
+OPTIM = dict(optimizer="muon", learning_rate=3e-3, warmup_iters=3)
+
+
+def trainer(out_dir=None, dropout=0.0, model=None, **changes) -> Trainer:
+    optim = OptimConfig(**{**OPTIM, **{k: changes.pop(k) for k in list(changes) if k in OptimConfig.__dataclass_fields__}})
+    return Trainer(TrainerConfig(**{**CONFIG, **changes}), optim, model or gpt(dropout), Sums(), Sums(20, seed=1), out_dir)
+
+
+def losses_of(made: Trainer, resume=False) -> list[float]:
+    losses = []
+    made.add_callback("on_batch_end", lambda t: losses.append(t.loss))
+    made.run(resume)
+    return losses
+
+
+def metrics(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("optimizer, dtype", [("adamw", "float32"), ("muon", "float32"), ("muon", "bfloat16")])
+def test_one_batch_is_learned_by_heart(optimizer, dtype):
+    made = trainer(max_iters=150, optimizer=optimizer, learning_rate=1e-2 if optimizer == "adamw" else 3e-3, dtype=dtype,
+                   batch_size=50, schedule="linear")
+    losses = losses_of(made)
+    assert losses[0] > 2.2 and losses[-1] < 0.3
+
+
+def test_losses_are_means_over_targets_and_training_is_reproducible():
+    made, again = trainer(max_iters=5), trainer(max_iters=5)
+    model, batches = gpt(), made.batches
+    x, y = batches.part(0)
+    losses = losses_of(made)
+    assert losses[0] == pytest.approx(model(x, y)[1].item(), rel=1e-5)
+    assert losses == losses_of(again)
+    assert losses_of(trainer(max_iters=5, seed=1)) != losses
+
+
+def test_accumulation_changes_nothing():
+    whole, parts = losses_of(trainer()), losses_of(trainer(accumulate=4))
+    assert parts == pytest.approx(whole, rel=1e-3)
+
+
+def test_callbacks_do_not_disturb_the_randomness_of_training():
+    calm = losses_of(trainer(dropout=0.3))
+    disturbed = trainer(dropout=0.3)
+    disturbed.add_callback("on_batch_end", lambda t: torch.rand(7))
+    assert losses_of(disturbed) == calm
+
+
+def test_evaluation_and_metrics(tmp_path):
+    made = trainer(tmp_path, eval_interval=5, log_interval=4)
+    seen = []
+    made.add_callback("on_eval", lambda t: seen.append((t.iter_num, t.eval_loss)))
+    made.run()
+    lines = metrics(tmp_path)
+    assert [(l["iter"], l["eval_loss"]) for l in lines if "eval_loss" in l] == seen and [i for i, _ in seen] == [5, 10, 12]
+    assert [l["iter"] for l in lines if "loss" in l] == [4, 8, 12]
+    x, y = torch.stack([x for x, _ in Sums(20, seed=1)][:20]), Sums(20, seed=1).y
+    assert seen[-1][1] == pytest.approx(made.model.eval()(x, y)[1].item(), rel=1e-4), "the mean over all targets"
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("dropout, dtype", [(0.0, "float32"), (0.2, "float32"), (0.2, "bfloat16")])
+def test_resume_is_exact(tmp_path, dropout, dtype):
+    unbroken = trainer(tmp_path / "a", dropout, dtype=dtype)
+    expected = losses_of(unbroken)
+
+    broken = trainer(tmp_path / "b", dropout, checkpoint_interval=5, dtype=dtype)
+    def stop(made):
+        if made.iter_num == 8:
+            raise Stop
+    broken.add_callback("on_batch_end", stop)
+    with pytest.raises(Stop):
+        broken.run()
+    resumed = trainer(tmp_path / "b", dropout, checkpoint_interval=5, dtype=dtype)
+    assert losses_of(resumed, resume=True) == expected[5:]
+    assert [l["loss"] for l in metrics(tmp_path / "b") if "loss" in l] == expected, "each step stands there once"
+    for a, b in zip(unbroken.model.parameters(), resumed.model.parameters()):
+        assert torch.equal(a, b)
+
+
+SCRIPT = """
+import sys, time, pathlib
+sys.path.insert(0, {tests!r})
+from test_trainer import trainer
+made = trainer(pathlib.Path(sys.argv[1]), 0.2, checkpoint_interval=3, max_iters=30)
+made.add_callback("on_batch_end", lambda t: time.sleep(float(sys.argv[2])))
+made.run(resume=True)
+"""
+
+
+def test_kill_nine_and_resume(tmp_path, environment):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=os.path.dirname(__file__)))
+    def start(folder, pause):
+        return subprocess.Popen([sys.executable, script, folder, str(pause)], env=environment, stderr=subprocess.DEVNULL)
+    assert start(tmp_path / "whole", 0).wait(120) == 0
+    run = start(tmp_path / "killed", 0.1)
+    while not (tmp_path / "killed" / "checkpoint.pt").exists() or len(metrics(tmp_path / "killed")) < 8:
+        assert run.poll() is None
+        time.sleep(0.02)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert 3 <= load_torch(tmp_path / "killed" / "checkpoint.pt")["iter_num"] < 30
+    assert start(tmp_path / "killed", 0).wait(120) == 0
+    whole, killed = ([l["loss"] for l in metrics(tmp_path / name) if "loss" in l] for name in ("whole", "killed"))
+    assert len(whole) == 30 and killed == whole
+
+
+TORCHRUN = """
+import sys, pathlib
+sys.path.insert(0, {tests!r})
+from test_trainer import trainer
+trainer(pathlib.Path(sys.argv[1]), max_iters=8, accumulate=int(sys.argv[2]), batch_size=int(sys.argv[3])).run()
+"""
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
+def test_two_processes_are_one_with_the_same_batch(tmp_path, environment):
+    script = tmp_path / "script.py"
+    script.write_text(TORCHRUN.format(tests=os.path.dirname(__file__)))
+    def run(folder, processes, accumulate, batch):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
+                   script, tmp_path / folder, str(accumulate), str(batch)]
+        subprocess.run(command, env=environment, check=True, timeout=120, capture_output=True)
+        return [l["loss"] for l in metrics(tmp_path / folder) if "loss" in l], metrics(tmp_path / folder)[-2]
+    # An odd batch, so that the shares are uneven; a process's own batch is then half of the one given.
+    (one, _), (two, last) = run("one", 1, 1, 9), run("two", 2, 2, 9)
+    assert len(two) == 8, "the first process alone writes"
+    assert two == pytest.approx(one, rel=1e-4)
+    assert "eval_loss" in last
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    trainer(tmp_path).run()
+    with pytest.raises(ValueError, match=r"is of another run \(learning_rate was 0.003 and is 0.1\); use the old settings"):
+        trainer(tmp_path, learning_rate=0.1).run(resume=True)
+    assert losses_of(trainer(tmp_path, accumulate=2, log_interval=3), resume=True) == [], "these may change; it was done"
+    (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="not a file of parameters that can be loaded safely"):
+        trainer(tmp_path).run(resume=True)
+
+
+def test_a_checkpoint_that_holds_code_is_not_run(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "exploded"),)
+    torch.save({"model": Bomb()}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="loaded safely"):
+        trainer(tmp_path).run(resume=True)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_diverging_run_stops_with_a_reason():
+    model = gpt()
+    with torch.no_grad():
+        model.lm_head.weight.fill_(float("inf"))
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 0; lower the learning rate"):
+        trainer(model=model).run()
+
+
+def test_epochs_fix_the_number_of_steps():
+    assert trainer(max_iters=0, max_epochs=3).max_iters == 3 * 7  # 50 examples, 8 at a time, the last 2 included
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(max_iters=0), "max_iters is 0 and max_epochs 0; one must be positive"),
+    (dict(max_epochs=2), "max_iters is 12 and max_epochs 2; one must be positive"),
+    (dict(batch_tokens=9), "batch_size is 8 and batch_tokens 9; one must be positive"),
+    (dict(accumulate=0), "accumulate is 0; it must be at least 1"),
+    (dict(seed=-1), "seed is -1; it must not be negative"),
+    (dict(device="tpu9"), "device 'tpu9' cannot be used here"),
+    (dict(dtype="int8"), "dtype is 'int8'; it must be one of auto, float32"),
+])
+def test_mistakes_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(**changes)
+
+
+def test_an_unknown_event_is_refused():
+    with pytest.raises(ValueError, match="there is no event 'on_batch'; there are on_batch_end, on_eval"):
+        trainer().add_callback("on_batch", print)

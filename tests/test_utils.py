@@ -1,0 +1,78 @@
+"""Files that are never half-written, errors of one line, devices and number formats."""
+
+import os
+
+import pytest
+import torch
+
+from mingpt.utils import (atomic_path, load_torch, one_line_errors, pick_device, pick_dtype, read_text, save_torch,
+                          write_json, write_text)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "file.txt"
+    write_text(path, "old\n")
+    with pytest.raises(RuntimeError):
+        with atomic_path(path) as temporary:
+            temporary.write_text("half of the n")
+            raise RuntimeError
+    assert path.read_text() == "old\n" and os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_writing_makes_folders_and_replaces(tmp_path):
+    path = tmp_path / "a" / "b" / "file.json"
+    write_json(path, {"Zürich": 1})
+    assert read_text(path) == '{\n  "Zürich": 1\n}\n'
+    write_text(path, "new")
+    assert read_text(path) == "new"
+
+
+def test_text_is_read_with_any_line_ends_and_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "f").write_bytes(b"\xef\xbb\xbfone\r\ntwo\n")
+    assert read_text(tmp_path / "f") == "one\ntwo\n"
+
+
+def test_unreadable_text_is_named_with_its_line(tmp_path):
+    (tmp_path / "f").write_bytes(b"one\ntwo \xff\n")
+    with pytest.raises(ValueError, match=r"f:2: not UTF-8 text \(byte 8\)"):
+        read_text(tmp_path / "f")
+    with pytest.raises(ValueError, match="missing: no such file"):
+        read_text(tmp_path / "missing")
+    with pytest.raises(ValueError, match="is a folder, not a file"):
+        read_text(tmp_path)
+
+
+def test_parameters_round_trip_and_refuse_anything_else(tmp_path):
+    save_torch(tmp_path / "p", {"a": torch.arange(3), "b": "text"})
+    loaded = load_torch(tmp_path / "p")
+    assert loaded["b"] == "text" and torch.equal(loaded["a"], torch.arange(3))
+    whole = (tmp_path / "p").read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], b"\x80\x04junk"):
+        (tmp_path / "p").write_bytes(damaged)
+        with pytest.raises(ValueError, match="p: not a file of parameters that can be loaded safely"):
+            load_torch(tmp_path / "p")
+    with pytest.raises(ValueError, match="no such file"):
+        load_torch(tmp_path / "q")
+
+
+def test_a_users_mistake_ends_in_one_line_and_a_bug_does_not(monkeypatch):
+    monkeypatch.delenv("MINGPT_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit, match="^error: no such thing$"), one_line_errors():
+        raise ValueError("no such thing")
+    with pytest.raises(KeyError), one_line_errors():
+        raise KeyError("a bug")
+
+
+def test_devices_and_number_formats():
+    cpu = pick_device("cpu")
+    assert cpu == torch.device("cpu") and pick_device("auto").type in ("cpu", "cuda", "mps")
+    assert pick_dtype("auto", cpu) in (torch.float32, torch.bfloat16) and pick_dtype("float16", cpu) is torch.float16
+    with pytest.raises(ValueError, match="device 'cuda:77' cannot be used here"):
+        pick_device("cuda:77")
+
+
+def test_auto_is_float32_without_bfloat16_units(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    assert pick_dtype("auto", torch.device("cpu")) is torch.float32
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert pick_dtype("auto", torch.device("cpu")) is torch.bfloat16
