@@ -43,15 +43,14 @@ class Parser(argparse.ArgumentParser):
         flags = {flag for action in self._actions for flag in action.option_strings}
         for i, word in enumerate(words):
             flag, equals, value = word.partition("=")
-            if flag.startswith("--") and flag not in flags and flag.replace("-", "_").replace("__", "--", 1) in flags:
-                words[i] = flag.replace("-", "_").replace("__", "--", 1) + equals + value
-        parsed, unknown = super().parse_known_args(words, namespace)
-        if unknown:
-            flag = unknown[0].partition("=")[0]
-            near = difflib.get_close_matches(flag.replace("-", "_"), [f.replace("-", "_") for f in flags], 1, 0.5)
-            hint = f"; did you mean {near[0].replace('__', '--', 1)}?" if near else f"; see {self.prog} --help"
-            self.error(f"unknown argument {flag}{hint}")
-        return parsed
+            if not flag.startswith("--") or flag in flags or flag == "--":
+                continue
+            underscored = "--" + flag[2:].replace("-", "_")
+            if underscored not in flags:
+                near = difflib.get_close_matches(underscored, flags, 1, 0.5)
+                self.error(f"unknown argument {flag}; " + (f"did you mean {near[0]}?" if near else f"see {self.prog} --help"))
+            words[i] = underscored + equals + value
+        return super().parse_args(words, namespace)
 
 
 def config_from_args(config_class: type[Config], args: argparse.Namespace, **defaults) -> Config:

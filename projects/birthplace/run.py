@@ -30,7 +30,7 @@ from projects.birthplace.data import Files, Questions, load_files, read_question
 from projects.birthplace.dataset import make_tokenizer, read_pairs
 from projects.birthplace.evaluate import majority_answer, predict, score
 from projects.birthplace.figures import plot_accuracy, plot_losses
-from projects.birthplace.recipes import RECIPES, VARIANTS, finetuning_data, get_recipe, pretraining_data
+from projects.birthplace.recipes import RECIPES, VARIANTS, Recipe, finetuning_data, get_recipe, pretraining_data
 from projects.birthplace.steps import Settings, load_parameters, new_model, save_parameters, train, with_rate
 
 COMMANDS = ("study", "pretrain", "finetune", "evaluate", "london")
@@ -46,6 +46,7 @@ class Options:
     device: Annotated[str, "auto, cpu, cuda, mps"] = "auto"
     dtype: Annotated[str, "auto, float32, bfloat16, float16"] = "auto"
     resume: Annotated[bool, "true: go on from the checkpoints in the folder"] = False
+    checkpoint_interval: Annotated[int, "steps between checkpoints"] = 500
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def study(variant: str, options: Options, study_options: StudyOptions, quick: bo
 
     runs = []
     for seed in range(options.seed, options.seed + study_options.seeds):
-        settings = Settings(variant, recipe, seed, options.device, options.dtype, options.resume)
+        settings = make_settings(variant, recipe, options, seed)
         runs.append(run_once(settings, files, out if study_options.seeds == 1 else out / f"seed{seed}"))
 
     rows = {"majority answer": "majority", "no pretraining": "nopretrain", "pretraining": "pretrain"}
@@ -240,6 +241,11 @@ def evaluation_dtype(settings: Settings):
     return pick_dtype(settings.dtype, pick_device(settings.device))
 
 
+def make_settings(variant: str, recipe: Recipe, options: Options, seed: int) -> Settings:
+    """The options that the steps of a run share."""
+    return Settings(variant, recipe, seed, options.device, options.dtype, options.resume, options.checkpoint_interval)
+
+
 def required(args, name: str, command: str) -> str:
     """The value of a flag that this command cannot do without."""
     value = getattr(args, name)
@@ -277,7 +283,7 @@ def main() -> None:
         if args.corpus is None:
             raise ValueError(f"{args.command} needs a corpus: run.py {args.command} {args.variant} wiki.txt ...")
         recipe = get_recipe(options.recipe or ("quick" if args.quick else "salient"))
-        settings = Settings(args.variant, recipe, options.seed, options.device, options.dtype, options.resume)
+        settings = make_settings(args.variant, recipe, options, options.seed)
         command = {"pretrain": pretrain, "finetune": finetune, "evaluate": evaluate}[args.command]
         command(args.variant, args.corpus, args, settings, out)
 

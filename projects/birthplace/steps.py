@@ -1,7 +1,6 @@
 """The steps of the study: pretrain, finetune, and the parameter files that pass between them."""
 
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -26,6 +25,7 @@ class Settings:
     device: str = "auto"
     dtype: str = "auto"
     resume: bool = False
+    checkpoint_interval: int = 500
 
 
 def new_model(settings: Settings, tokenizer: CharTokenizer) -> GPT:
@@ -34,22 +34,18 @@ def new_model(settings: Settings, tokenizer: CharTokenizer) -> GPT:
     return build_model(settings.variant, tokenizer.vocab_size, settings.recipe)
 
 
-def train(settings: Settings, phase: Phase, model: GPT, tokenizer: CharTokenizer, dataset, out_dir: str | os.PathLike,
-          ) -> list[float]:
+def train(settings: Settings, phase: Phase, model: GPT, tokenizer: CharTokenizer, dataset,
+          out_dir: str | os.PathLike) -> list[float]:
     """Train `model` in place; metrics.jsonl and checkpoint.pt go to `out_dir`. Returns the loss of each step."""
     config = replace(phase.trainer, seed=settings.seed, device=settings.device, dtype=settings.dtype,
-                     checkpoint_interval=phase.trainer.checkpoint_interval or 500)
+                     checkpoint_interval=settings.checkpoint_interval)
     trainer = Trainer(config, phase.optim, model, dataset, out_dir=out_dir,
                       extra={"variant": settings.variant, "model": asdict(model.config),
                              "vocabulary": tokenizer.characters})
     losses: list[float] = []
-    trainer.add_callback("on_batch_end", _append_loss(losses))
+    trainer.add_callback("on_batch_end", lambda trainer: losses.append(trainer.loss))
     trainer.run(resume=settings.resume)
     return losses
-
-
-def _append_loss(losses: list[float]) -> Callable[[Trainer], None]:
-    return lambda trainer: losses.append(trainer.loss)
 
 
 def save_parameters(path: str | os.PathLike, settings: Settings, model: GPT, tokenizer: CharTokenizer) -> None:

@@ -1,0 +1,231 @@
+"""The birthplace study from its command line: the study itself, the assignment's commands, and mistakes."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from conftest import REPOSITORY
+from mingpt.utils import read_text
+from projects.birthplace.data import load_files
+from projects.birthplace.dataset import MASK, WORLD, make_tokenizer
+from projects.birthplace.evaluate import Score, majority_answer, predict, score
+from projects.birthplace.recipes import RECIPES, ShiftedGPT, build_model, get_recipe
+from projects.birthplace.run import main
+from projects.birthplace.steps import Settings, load_parameters, new_model, save_parameters, with_rate
+
+WIKI, TRAIN, DEV, TEST = (str(WORLD / name) for name in ("wiki.txt", "birth_places_train.tsv", "birth_dev.tsv",
+                                                         "birth_test_inputs.tsv"))
+
+
+def run(monkeypatch, *words):
+    """run.py in this process, with a tiny model."""
+    monkeypatch.setattr(sys, "argv", ["run.py", *map(str, words)])
+    main()
+
+
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory):
+    """The assignment's commands up to finetuned parameters, run once."""
+    folder = tmp_path_factory.mktemp("assignment")
+    with pytest.MonkeyPatch.context() as patch:
+        common = ("--quick", "--out", folder / "out", "--max_epochs", "1", "--device", "cpu", "--tb_expt_name", "x")
+        run(patch, "pretrain", "vanilla", WIKI, "--writing_params_path", folder / "pretrain.params",
+            "--pretrain_lr", "6e-3", *common)
+        run(patch, "finetune", "vanilla", WIKI, "--reading_params_path", folder / "pretrain.params",
+            "--writing_params_path", folder / "finetune.params", "--finetune_corpus_path", TRAIN, "--finetune_lr", "1e-3",
+            *common)
+    return folder
+
+
+@pytest.mark.parametrize("variant", ["vanilla", "rope"])
+def test_the_study_writes_everything(variant, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, "study", variant, "--quick", "--out", tmp_path, "--seeds", "2")
+    shown = capsys.readouterr().out
+    for row in (r"majority answer +15.0 ± 0.0 % +15.0 ± 0.0 %", "no pretraining", "pretraining", "2 runs, ",
+                "For the real assignment"):
+        assert re.search(row, shown)
+    metrics = json.loads(read_text(tmp_path / "metrics.json"))
+    assert [r["seed"] for r in metrics["runs"]] == [0, 1] and metrics["runs"][0]["dev"]["majority"] == 15
+    assert json.loads(read_text(tmp_path / "config.json"))["recipe"]["name"] == "quick"
+    for figure in ("loss.png", "accuracy.png"):
+        assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
+    for name in ("nopretrain", "pretrain"):
+        for which in ("dev", "test", "control"):
+            predictions = read_text(tmp_path / "seed1" / f"{variant}.{name}.{which}.predictions")
+            assert predictions.count("\n") == len(getattr(load_files("world"), which).questions)
+    assert (tmp_path / "seed0" / f"{variant}.pretrain.params").exists()
+
+
+def test_evaluate_writes_a_line_a_question_and_marks_it(finetuned, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, "evaluate", "vanilla", WIKI, "--reading_params_path", finetuned / "finetune.params",
+        "--eval_corpus_path", DEV, "--outputs_path", tmp_path / "dev.predictions")
+    answers = load_files("world").dev.answers
+    predictions = read_text(tmp_path / "dev.predictions").split("\n")[:-1]
+    right = sum(a == b for a, b in zip(predictions, answers))
+    assert len(predictions) == len(answers)
+    assert f"Correct: {right} out of {len(answers)}: {100 * right / len(answers):.1f}%" in capsys.readouterr().out
+
+
+def test_evaluate_says_so_when_there_is_nothing_to_mark(finetuned, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, "evaluate", "vanilla", WIKI, "--reading_params_path", finetuned / "finetune.params",
+        "--eval_corpus_path", TEST, "--outputs_path", tmp_path / "test.predictions")
+    shown = capsys.readouterr().out
+    assert "has no answers, so there is nothing to mark" in shown and "Correct" not in shown
+    assert read_text(tmp_path / "test.predictions").count("\n") == len(load_files("world").test.questions)
+
+
+def test_london(monkeypatch, capsys):
+    run(monkeypatch, "london", "--eval_corpus_path", DEV, "--finetune_corpus_path", TRAIN)
+    shown = capsys.readouterr().out
+    assert shown.count(": 15.0%") == 2 and "Always London:" in shown
+
+
+def test_london_on_the_real_dev_set_is_five_percent(cs224n_files, monkeypatch, capsys):
+    run(monkeypatch, "london", "--eval_corpus_path", cs224n_files / "birth_dev.tsv")
+    assert "Correct: 25 out of 500: 5.0%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words, message", [
+    (["pretrain", "vanilla"], "error: pretrain needs a corpus: run.py pretrain vanilla wiki.txt"),
+    (["pretrain", "vanilla", WIKI], "error: pretrain needs --writing_params_path"),
+    (["pretrain", "vanilla", "nowhere.txt", "--writing_params_path", "p"], "error: nowhere.txt: no such file"),
+    (["finetune", "vanilla", WIKI, "--writing_params_path", "p"], "error: finetune needs --finetune_corpus_path"),
+    (["evaluate", "vanilla", WIKI, "--reading_params_path", "nowhere", "--eval_corpus_path", DEV, "--outputs_path", "o"],
+     "error: nowhere: no such file"),
+    (["london"], "error: london needs --eval_corpus_path"),
+    (["--recipe", "secret"], "error: no recipe is called 'secret'; there are salient, world, handout, quick"),
+    (["--data", "wiki"], "error: --data is 'wiki'; it must be world or cs224n"),
+    (["--data_dir", "nowhere"], "error: --data_dir nowhere: no such folder"),
+    (["--device", "tpu"], "error: device 'tpu' cannot be used here"),
+])
+def test_a_mistake_ends_in_one_line(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, *words)
+    assert str(ended.value).startswith(message) and "\n" not in str(ended.value)
+
+
+@pytest.mark.parametrize("words, message", [
+    (["pretrian"], "invalid choice: 'pretrian'"),
+    (["pretrain", "perciever"], "invalid choice: 'perciever'"),
+    (["--writing_parms_path", "p"], "unknown argument --writing_parms_path; did you mean --writing_params_path?"),
+])
+def test_a_wrong_word_is_explained(words, message, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *words)
+    assert message in capsys.readouterr().err
+
+
+def test_parameters_of_another_variant_corpus_or_program_are_refused(finetuned, tmp_path):
+    tokenizer = make_tokenizer(read_text(WIKI))
+    quick = get_recipe("quick")
+    with pytest.raises(ValueError, match="finetune.params: parameters of variant vanilla, not rope"):
+        load_parameters(finetuned / "finetune.params", Settings("rope", quick), tokenizer)
+    with pytest.raises(ValueError, match="parameters for another vocabulary"):
+        load_parameters(finetuned / "finetune.params", Settings("vanilla", quick), make_tokenizer("abc"))
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "p")
+    with pytest.raises(ValueError, match="p: not written by `run.py pretrain`"):
+        load_parameters(tmp_path / "p", Settings("vanilla", quick), tokenizer)
+
+
+def test_parameters_carry_their_own_shape(tmp_path):
+    tokenizer, settings = make_tokenizer(read_text(WIKI)), Settings("rope", get_recipe("quick"))
+    model = new_model(settings, tokenizer)
+    save_parameters(tmp_path / "p", settings, model, tokenizer)
+    again = load_parameters(tmp_path / "p", Settings("rope", get_recipe("handout")), tokenizer)
+    assert again.config == model.config
+    for a, b in zip(model.parameters(), again.parameters()):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_have_the_assignments_model_and_can_be_built(name):
+    recipe = get_recipe(name)
+    for variant in ("vanilla", "rope"):
+        model = build_model(variant, 256, recipe)
+        if name in ("handout", "salient"):
+            assert (model.config.n_layer, model.config.n_head, model.config.n_embd, model.config.block_size) == (4, 8, 256, 128)
+    assert recipe.pretrain.trainer.max_iters or recipe.pretrain.trainer.max_epochs
+
+
+def test_another_rate_moves_both_optimizers_and_another_length_replaces_the_recipes():
+    phase = with_rate(get_recipe("salient").pretrain, 6e-3, 7)
+    assert phase.optim.learning_rate == 6e-3 and phase.optim.muon_learning_rate == pytest.approx(0.04)
+    assert (phase.trainer.max_epochs, phase.trainer.max_iters) == (7, 0)
+
+
+def test_shifted_positions_are_used_in_training_only_and_never_leave_the_block():
+    recipe, used = get_recipe("quick"), []
+    model = build_model("vanilla", 40, recipe)
+    assert isinstance(model, ShiftedGPT) and not isinstance(build_model("rope", 40, recipe), ShiftedGPT)
+    model.transformer.wpe.register_forward_hook(lambda module, args, output: used.append(args[0]))
+    idx = torch.randint(1, 40, (64, 127))
+    idx[:, 100:] = 0
+    model.train()(idx)
+    starts = used[0][:, 0]
+    assert starts.min() == 0 and starts.max() == 28, "any start that leaves room for the 100 characters"
+    assert used[0].max() <= 127 and (used[0][:, :100].diff(dim=1) == 1).all()
+    model.eval()(idx)
+    assert torch.equal(used[1], torch.arange(127))
+
+
+def test_answers_are_the_likeliest_characters_one_question_at_a_time():
+    tokenizer = make_tokenizer(read_text(WIKI))
+    model = build_model("vanilla", tokenizer.vocab_size, get_recipe("quick"))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    questions = [q for q in load_files("world").dev.questions[:9]]
+    batched = predict(model, tokenizer, questions, batch_size=4)
+    model.eval()
+    for question, said in zip(questions, batched):
+        tokens = tokenizer.encode(question + MASK)
+        for _ in range(32):
+            with torch.no_grad():
+                tokens.append(F.softmax(model(torch.tensor([tokens]))[0][0, -1], dim=0).argmax().item())
+        assert tokenizer.decode(tokens).split(MASK)[1] == said
+
+
+def test_marks():
+    assert str(score(["Oslo", "Rome"], ["Oslo", "Roma"])) == "Correct: 1 out of 2: 50.0%"
+    assert Score(3, 4).percent == 75
+    assert majority_answer(["b", "a", "a", "b", "c"]) == "a"
+    with pytest.raises(ValueError, match="1 predictions for 2 questions"):
+        score(["Oslo"], ["Oslo", "Rome"])
+
+
+def test_dataset_examples_are_printed(environment, tmp_path):
+    for kind, expected in (("namedata", "x: Where was"), ("charcorruption", MASK)):
+        shown = subprocess.run([sys.executable, REPOSITORY / "projects" / "birthplace" / "dataset.py", kind], cwd=tmp_path,
+                               env={**environment, "PYTHONIOENCODING": "utf-8"}, capture_output=True, text=True, check=True)
+        assert shown.stdout.count("x: ") == 4 and expected in shown.stdout
+
+
+def test_pretraining_survives_kill_nine(tmp_path, environment):
+    def start(name, *more):
+        command = [sys.executable, REPOSITORY / "projects" / "birthplace" / "run.py", "pretrain", "vanilla", WIKI, "--quick",
+                   "--writing_params_path", tmp_path / f"{name}.params", "--out", tmp_path / name, "--max_epochs", "2", *more]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def lines(name):
+        path = tmp_path / name / "vanilla.pretrain" / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+
+    whole, killed = start("whole"), start("killed", "--checkpoint_interval", "20")
+    while len(lines("killed")) < 50:
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed.params").exists()
+    assert whole.wait(120) == 0
+    assert start("killed", "--resume", "true", "--checkpoint_interval", "20").wait(120) == 0
+    assert [l["loss"] for l in lines("killed")] == [l["loss"] for l in lines("whole")]
+    a, b = (torch.load(tmp_path / f"{name}.params", weights_only=True)["model"] for name in ("whole", "killed"))
+    assert all(torch.equal(a[key], b[key]) for key in a)
