@@ -24,7 +24,8 @@ class Batches:
         if len(dataset) == 0:
             raise ValueError("the dataset is empty: there is nothing to train on")
         if (batch_size > 0) == (batch_tokens > 0):
-            raise ValueError(f"batch_size is {batch_size} and batch_tokens {batch_tokens}; one of them must be positive")
+            raise ValueError(f"batch_size is {batch_size} and batch_tokens {batch_tokens}; exactly one of them must be "
+                             "positive, and the other 0")
         self.dataset, self.seed = dataset, seed
         self.batch_size, self.batch_tokens = batch_size, batch_tokens
         self.pad_id: int | None = getattr(dataset, "pad_id", None)

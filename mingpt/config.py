@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import difflib
 import sys
-import types
 import typing
 from typing import Any, TypeVar
 
@@ -28,14 +27,14 @@ class Parser(argparse.ArgumentParser):
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(**options, allow_abbrev=False)
 
-    def add_config(self, config_class: type, title: str | None = None, **defaults) -> None:
+    def add_config(self, config_class: type, title: str | None = None) -> None:
         """One flag for each field of a dataclass. The help is the string in the field's `Annotated`."""
         group = self.add_argument_group(title or config_class.__name__)
         for name, (kind, help_text, default) in _fields(config_class).items():
-            default = defaults.get(name, default)
-            shown = "required" if default is dataclasses.MISSING else f"default {default}"
+            shown = f" (default {default})" if default not in ("", dataclasses.MISSING) else ""
+            flag = dict(nargs="?", const=True) if kind is bool else {}  # --resume is short for --resume true
             group.add_argument(f"--{name}", type=_reader(kind), default=argparse.SUPPRESS, metavar=kind.__name__.upper(),
-                               help=f"{help_text} ({shown})".strip())
+                               help=help_text + shown, **flag)
 
     def parse_args(self, args=None, namespace=None):
         """As argparse's, but `--batch-size` means `--batch_size`, and an unknown flag gets a suggestion."""
@@ -87,8 +86,8 @@ def _fields(config_class: type) -> dict[str, tuple[type, str, Any]]:
         kind, help_text = hints[field.name], ""
         if typing.get_origin(kind) is typing.Annotated:
             kind, help_text = typing.get_args(kind)[:2]
-        if isinstance(kind, types.UnionType):
-            raise TypeError(f"{config_class.__name__}.{field.name}: a field needs one type")
+        if kind not in (bool, int, float, str):
+            raise TypeError(f"{config_class.__name__}.{field.name}: a field is a bool, an int, a float or a str")
         fields[field.name] = (kind, help_text, field.default)
     return fields
 

@@ -1,7 +1,8 @@
 """Continue sequences of tokens: greedy, temperature, top-k, top-p, with a key/value cache.
 
 `generate` works for any model with `model(idx, cache=None) -> (logits, loss)` and a `model.config` that holds
-`block_size` and `n_layer`. With and without the cache it returns the same tokens.
+`block_size`, `n_layer` and `vocab_size`. With and without the cache it returns the same tokens (up to ties that rounding breaks: use
+float32 where that matters).
 """
 
 import math
@@ -96,9 +97,9 @@ def generate(model, idx: Tensor | Sequence[Sequence[int]], max_new_tokens: int, 
     Past `block_size` tokens a row sees only its last `block_size`. For a tensor, returns (B, T + new), where a row that
     has ended is filled up with its stop token; for a list, a list of token lists, each cut at its end.
     """
-    _check(model, idx, max_new_tokens, temperature, top_k, top_p)
     device = next(model.parameters()).device
-    prompts = [torch.as_tensor(prompt, dtype=torch.long, device=device) for prompt in idx]
+    prompts = _prompts(idx, model.config.vocab_size, device)
+    _check(max_new_tokens, temperature, top_k, top_p)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     # Each row is written at its own length into a table wide enough for the longest prompt and all new tokens.
     tokens = torch.zeros(len(prompts), int(lengths.max()) + max_new_tokens, dtype=torch.long, device=device)
@@ -160,9 +161,20 @@ class _Reader:
         return logits[rows, lengths - start - 1]
 
 
-def _check(model, idx, max_new_tokens, temperature, top_k, top_p) -> None:
-    if len(idx) == 0 or min(len(prompt) for prompt in idx) == 0:
+def _prompts(idx, vocab_size: int, device) -> list[Tensor]:
+    """Each prompt as a (T,) int64 tensor. ValueError for what is no list of prompts."""
+    prompts = [torch.as_tensor(prompt, device=device) for prompt in idx]
+    if not prompts or any(prompt.numel() == 0 for prompt in prompts):
         raise ValueError("generate needs at least one prompt, and each prompt at least one token")
+    if any(prompt.ndim != 1 or prompt.is_floating_point() for prompt in prompts):
+        raise ValueError("idx must be a (B, T) int64 tensor or a list of lists of ints; for one prompt write [prompt]")
+    low, high = min(int(p.min()) for p in prompts), max(int(p.max()) for p in prompts)
+    if low < 0 or high >= vocab_size:
+        raise ValueError(f"token {low if low < 0 else high} is outside the vocabulary of {vocab_size}")
+    return [prompt.long() for prompt in prompts]
+
+
+def _check(max_new_tokens, temperature, top_k, top_p) -> None:
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it must not be negative")
     if temperature <= 0:

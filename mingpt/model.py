@@ -37,7 +37,8 @@ class GPTConfig:
 
     `positions` is "learned" (a table `wpe` added to the embeddings) or "rotary" (queries and keys turned by an angle
     that grows with the position; Su et al. 2021). `qk_norm` scales queries and keys to unit root mean square, which
-    bounds the attention scores (Henry et al. 2020). `attention` is "auto", or "explicit" for the textbook formula.
+    bounds the attention scores (Henry et al. 2020). `attention` is "auto" for the fastest of the three functions below,
+    or the name of one: "explicit", "batched" or "fused".
     """
 
     vocab_size: int = 50257
@@ -59,7 +60,7 @@ class GPTConfig:
             raise ValueError(f"n_embd is {self.n_embd}, which {self.n_head} heads do not divide; change n_embd or n_head")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be in [0, 1)")
-        for name, allowed in (("positions", ("learned", "rotary")), ("attention", ("auto", "explicit"))):
+        for name, allowed in (("positions", ("learned", "rotary")), ("attention", ("auto", "explicit", "batched", "fused"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
         if self.positions == "rotary" and self.head_dim % 2:
@@ -94,9 +95,11 @@ def explicit_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: f
 
 
 def batched_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
-    """The same in three kernels: scale and mask are folded into the product. `mask` must broadcast to (T, S)."""
+    """The same in three kernels: scale and mask are folded into the product."""
     B, H, T, D = q.shape
     q, k, v = (x.reshape(B * H, -1, D) for x in (q, k, v))
+    if mask.ndim == 4:  # with a cache: (B or 1, 1, T, S)
+        mask = mask.expand(B, H, -1, -1).reshape(B * H, T, -1)
     scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=1 / math.sqrt(D))  # (B*H, T, S)
     pattern = F.dropout(scores.softmax(dim=-1), dropout)
     return torch.bmm(pattern, v).view(B, H, T, D)
@@ -107,16 +110,16 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropou
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None)
 
 
-def choose_attention(q: Tensor, plain_causal: bool):
-    """The fastest of the above for a query on its device, in its dtype and shape.
+def fastest_attention(q: Tensor, plain_causal: bool) -> str:
+    """Which of the above is fastest for queries on this device, in this dtype and shape: "fused" or "batched".
 
     PyTorch's fused kernel wins everywhere but in training on a CPU in 16 bits, where its backward pass is slow. There
     the pattern is stored, as long as it is small: at 4,096 positions it would take 32 MB a head.
     """
     training = torch.is_grad_enabled() and q.requires_grad
     if training and plain_causal and q.device.type == "cpu" and q.element_size() == 2 and q.size(-2) <= 1024:
-        return batched_attention
-    return fused_attention
+        return "batched"
+    return "fused"
 
 
 @dataclass
@@ -159,10 +162,12 @@ class CausalSelfAttention(nn.Module):
             k, v = context.cache.append(self.layer, k, v)  # (B, H, S, D)
 
         dropout = self.config.dropout if self.training else 0.0
-        mask = context.mask.to(q.dtype)
-        if self.config.attention == "explicit":
+        how, mask = self.config.attention, context.mask.to(q.dtype)
+        if how == "auto":
+            how = fastest_attention(q, context.plain_causal)
+        if how == "explicit":
             y = explicit_attention(q, k, v, mask, dropout)
-        elif choose_attention(q, context.plain_causal) is batched_attention:
+        elif how == "batched":
             y = batched_attention(q, k, v, mask, dropout)
         else:
             y = fused_attention(q, k, v, None if context.plain_causal else mask, dropout)
@@ -290,7 +295,7 @@ class GPT(nn.Module):
         if self.config.positions == "rotary":
             cos, sin = self.cos[positions], self.sin[positions]  # (T, D/2), or (B or 1, T, D/2) for positions by row
             rotation = (cos, sin) if positions.ndim == 1 else (cos.unsqueeze(1), sin.unsqueeze(1))
-        return Context(mask, cache is None, rotation, cache)
+        return Context(mask, cache is None or cache.longest == 0, rotation, cache)
 
     def generate(self, idx, max_new_tokens, temperature=1.0, do_sample=False, top_k=None, **options):
         """Continue `idx` by up to `max_new_tokens` tokens; see `mingpt.generate.generate` for all options."""

@@ -43,8 +43,6 @@ class OptimConfig:
             raise ValueError(f"min_lr_ratio is {self.min_lr_ratio}; it must be in [0, 1]")
 
 
-
-
 def rate_factor(config: OptimConfig, step: int, max_iters: int) -> float:
     """The learning rate at `step` (from 0), as a share of its peak.
 
@@ -84,7 +82,8 @@ def parameter_groups(model: nn.Module) -> dict[str, list[tuple[str, nn.Parameter
     groups = {"matrices": [], "head": [], "embeddings": [], "vectors": []}
     for name, parameter in model.named_parameters():  # names a shared parameter once
         groups[group_of[parameter]].append((name, parameter))
-    assert sum(map(len, groups.values())) == len(list(model.parameters())), "a parameter is in no group, or in two"
+    held = [parameter for pairs in groups.values() for _, parameter in pairs]
+    assert len(held) == len(set(held)) and set(held) == set(model.parameters()), "a parameter is in no group, or in two"
     return groups
 
 

@@ -7,6 +7,7 @@
 The same script runs in several processes with `torchrun --nproc_per_node N script.py`.
 """
 
+import copy
 import json
 import math
 import os
@@ -48,9 +49,11 @@ class TrainerConfig:
 
     def __post_init__(self):
         if (self.max_iters > 0) == (self.max_epochs > 0):
-            raise ValueError(f"max_iters is {self.max_iters} and max_epochs {self.max_epochs}; one must be positive")
+            raise ValueError(f"max_iters is {self.max_iters} and max_epochs {self.max_epochs}; exactly one of them must be "
+                             "positive, and the other 0")
         if (self.batch_size > 0) == (self.batch_tokens > 0):
-            raise ValueError(f"batch_size is {self.batch_size} and batch_tokens {self.batch_tokens}; one must be positive")
+            raise ValueError(f"batch_size is {self.batch_size} and batch_tokens {self.batch_tokens}; exactly one of them must "
+                             "be positive, and the other 0")
         for name in ("accumulate", "log_interval"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -59,8 +62,9 @@ class TrainerConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
 
 
-# May change between a run and its resumption: none of these changes what is computed, or not more than rounding does.
-FREE_TO_CHANGE = {"accumulate", "eval_interval", "checkpoint_interval", "log_interval", "device", "compile"}
+# May change between a run and its resumption. The numbers then agree to rounding; with another device, or another number of
+# parts or processes, the draws of dropout differ too.
+FREE_TO_CHANGE = {"accumulate", "eval_interval", "checkpoint_interval", "log_interval", "device", "compile", "dtype"}
 
 
 class Trainer:
@@ -76,8 +80,9 @@ class Trainer:
     Callbacks get the trainer, and find in it `iter_num` (steps done), `epoch` (a float), `loss` (a float, nats per
     target), `rate` (share of the peak learning rate), `grad_norm`, `eval_loss`, `tokens_per_second`, and `model`.
 
-    The randomness of step i (batch order, random examples, dropout) is a function of the seed, i, and the process, so a
-    resumed run repeats an unbroken one, whatever callbacks draw in between.
+    The randomness of step i (batch order, random examples, dropout) is a function of the seed, i, and the process. So a
+    resumed run repeats an unbroken one, whatever callbacks draw in between, and no generator's state needs saving.
+    Several processes give the losses of one, to rounding, as long as the model itself draws nothing.
     """
 
     def __init__(self, config: TrainerConfig, optim: OptimConfig, model: nn.Module, dataset, eval_dataset=None,
@@ -96,14 +101,15 @@ class Trainer:
         self.batches = Batches(dataset, config.batch_size, config.batch_tokens, config.seed)
         self.eval_batches = None
         if eval_dataset is not None:
-            self.eval_batches = Batches(eval_dataset, config.batch_size, config.batch_tokens, config.seed)
+            # A copy: an evaluation sets the epoch of its dataset, which may be the one that is trained on.
+            self.eval_batches = Batches(copy.copy(eval_dataset), config.batch_size, config.batch_tokens, config.seed)
         self.max_iters = config.max_iters or config.max_epochs * len(self.batches)
 
         trained = torch.compile(self.model) if config.compile else self.model
         self._trained = trained
         if self.world > 1:
             devices = [self.device.index] if self.device.type == "cuda" else None
-            self._trained = DistributedDataParallel(trained, device_ids=devices)
+            self._trained = DistributedDataParallel(trained, device_ids=devices, broadcast_buffers=False)
         self._callbacks: dict[str, list[Callable]] = defaultdict(list)
         self.iter_num, self.loss, self.grad_norm, self.eval_loss = 0, math.nan, math.nan, math.nan
         self.rate, self.tokens_per_second = math.nan, math.nan
@@ -120,20 +126,26 @@ class Trainer:
         self._callbacks[event].append(function)
 
     def run(self, resume: bool = False) -> None:
-        """Train to the end. With `resume`, go on from the checkpoint in out_dir, if there is one."""
-        start = self.load_checkpoint() if resume else 0
-        self._start_metrics(start)
-        bar = tqdm(total=self.max_iters, initial=start, unit="step", disable=self.rank > 0, **progress_options())
+        """Train to the end, and leave the model in evaluation mode.
+
+        With `resume`, go on from the checkpoint in out_dir, if there is one; without, forget it.
+        """
+        if resume:
+            self.load_checkpoint()
+        self._start_files()
+        bar = tqdm(total=self.max_iters, initial=self.iter_num, unit="step", disable=self.rank > 0, **progress_options())
         with bar:
-            for self.iter_num in range(start, self.max_iters):
-                tokens, seconds = self._timed_step()
+            while self.iter_num < self.max_iters:
+                self._timed_step()
                 self.iter_num += 1
-                self.tokens_per_second = tokens / seconds
                 bar.set_postfix_str(f"epoch {self.epoch:.1f}, loss {self.loss:.3f}, {self.tokens_per_second:,.0f} tokens/s",
                                     refresh=False)
                 bar.update()
                 self._after_step(last=self.iter_num == self.max_iters)
+        self.model.eval()
         self._trigger("on_end")
+        if self.world > 1:
+            dist.barrier()  # nobody leaves while the first process is still writing
 
     def step(self) -> int:
         """One update of the parameters with batch number `iter_num`. Returns how many tokens this process read."""
@@ -185,15 +197,18 @@ class Trainer:
                 "scaler": self.scaler.state_dict(), "iter_num": self.iter_num, "max_iters": self.max_iters,
                 "config": asdict(self.config), "optim": asdict(self.optim), "extra": self.extra})
 
-    def load_checkpoint(self) -> int:
-        """Take up checkpoint.pt, if there is one. Returns its step. ValueError where it is of another run."""
+    def load_checkpoint(self) -> None:
+        """Take up checkpoint.pt, if there is one. ValueError where it is of another run."""
         path = None if self.out_dir is None else self.out_dir / "checkpoint.pt"
-        if path is None or not path.exists():
-            return 0
+        found = path is not None and path.exists()
+        if self._sum(found) not in (0, self.world):
+            raise ValueError(f"{path}: only some processes find it; the folder must be on a disk that all of them share")
+        if not found:
+            return
         saved = load_torch(path)
-        now = {**asdict(self.config), **asdict(self.optim)}
+        now = {**asdict(self.config), **asdict(self.optim), "max_iters": self.max_iters}
         changed = [f"{name} was {value!r} and is {now.get(name)!r}"
-                   for name, value in {**saved["config"], **saved["optim"]}.items()
+                   for name, value in {**saved["config"], **saved["optim"], "max_iters": saved["max_iters"]}.items()
                    if name not in FREE_TO_CHANGE and now.get(name) != value]
         changed += [f"{name} differs" for name, value in saved["extra"].items() if self.extra.get(name) != value]
         if changed:
@@ -202,32 +217,39 @@ class Trainer:
         for optimizer, state in zip(self.optimizers, saved["optimizers"]):
             optimizer.load_state_dict(state)
         self.scaler.load_state_dict(saved["scaler"])
-        return saved["iter_num"]
+        self.iter_num = saved["iter_num"]
 
     # ------------------------------------------------------------------------------------------------------------------
 
     def _forward(self, x, y, model=None) -> torch.Tensor:
         """The mean loss of one share, with matrix products in the configured dtype."""
-        x, y = (t.to(self.device, non_blocking=True) for t in (x, y))
+        x, y = x.to(self.device), y.to(self.device)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             _, loss = (model or self._trained)(x, y)
         return loss
 
     def _update(self) -> None:
-        """Clip the gradient, let each optimizer step, clear the gradient."""
+        """Clip the gradient, let each optimizer step, clear the gradient.
+
+        A gradient that is not finite moves nothing. In float16 that is an overflow: the step is skipped and the scale
+        lowered. Otherwise the run has diverged.
+        """
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         limit = self.optim.grad_clip or math.inf
         self.grad_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        if not math.isfinite(self.grad_norm) and not self.scaler.is_enabled():
+            raise FloatingPointError(f"the gradient is {self.grad_norm} at step {self.iter_num}; lower the learning rate")
         for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
+            if math.isfinite(self.grad_norm):
+                self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
 
-    def _timed_step(self) -> tuple[int, float]:
+    def _timed_step(self) -> None:
         start = time.perf_counter()
         tokens = self.step() * self.world
-        return tokens, time.perf_counter() - start
+        self.tokens_per_second = tokens / (time.perf_counter() - start)
 
     def _after_step(self, last: bool) -> None:
         """What happens between steps: evaluation, metrics, callbacks, checkpoint."""
@@ -237,7 +259,8 @@ class Trainer:
             self._write_metrics(eval_loss=self.eval_loss)
             self._trigger("on_eval")
         if last or _due(self.iter_num, config.log_interval):
-            self._write_metrics(loss=self.loss, rate=self.rate, grad_norm=self.grad_norm,
+            self._write_metrics(loss=self.loss, rate=self.rate,
+                                grad_norm=self.grad_norm if math.isfinite(self.grad_norm) else None,
                                 tokens_per_second=round(self.tokens_per_second))
         self._trigger("on_batch_end")
         if last or _due(self.iter_num, config.checkpoint_interval):
@@ -249,16 +272,18 @@ class Trainer:
 
     def _seed_step(self) -> None:
         """Make the dropout of this step a function of the seed, the step and the process."""
-        torch.manual_seed(hash((self.config.seed, self.iter_num, self.rank)) % 2**63)
+        torch.manual_seed((self.config.seed * 1_000_003 + self.iter_num) * 1_000_003 + self.rank)
 
     def _join_processes(self) -> torch.device:
         """Join the other processes that torchrun started, if any. Returns this process's device."""
         if self.world == 1:
             return pick_device(self.config.device)
-        device = pick_device(self.config.device)
-        if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        local_rank = int(os.environ["LOCAL_RANK"])
+        if torch.cuda.is_available() and self.config.device in ("auto", "cuda"):
+            device = pick_device(f"cuda:{local_rank}")
             torch.cuda.set_device(device)
+        else:
+            device = pick_device(self.config.device)
         if not dist.is_initialized():
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return device
@@ -271,14 +296,19 @@ class Trainer:
         dist.all_reduce(total)
         return total.item()
 
-    def _start_metrics(self, start: int) -> None:
-        """Begin metrics.jsonl, or drop its lines from after the checkpoint, whose steps will be taken again."""
+    def _start_files(self) -> None:
+        """Begin metrics.jsonl, or drop its lines from after the checkpoint, whose steps will be taken again.
+
+        A new run removes an old checkpoint: if it were killed before its first own one, it would resume as the old run.
+        """
         if self.rank > 0 or self.out_dir is None:
             return
         path = self.out_dir / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if start and path.exists() else []
+        if self.iter_num == 0:
+            (self.out_dir / "checkpoint.pt").unlink(missing_ok=True)
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if self.iter_num and path.exists() else []
         # A line that a kill cut short does not end in a newline.
-        write_text(path, "".join(l for l in lines if l.endswith("\n") and json.loads(l)["iter"] <= start))
+        write_text(path, "".join(l for l in lines if l.endswith("\n") and json.loads(l)["iter"] <= self.iter_num))
 
     def _write_metrics(self, **values) -> None:
         if self.rank > 0 or self.out_dir is None:

@@ -133,10 +133,16 @@ def progress_options() -> dict:
 
 @contextmanager
 def one_line_errors():
-    """End the program with one line on stderr, and status 2, when a user's mistake (ValueError, OSError) comes up."""
+    """End the program with one line on stderr, and status 2, when a user's mistake comes up.
+
+    Mistakes are ValueError, OSError, and the FloatingPointError of a run that diverges. With MINGPT_TRACEBACK=1 in the
+    environment the traceback is shown instead.
+    """
+    sys.stdout.reconfigure(errors="replace")  # a console without "⁇" shows a question mark
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("MINGPT_TRACEBACK"):
             raise
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -102,8 +102,8 @@ def test_without_a_pad_id_nothing_is_cut_or_ignored():
 
 @pytest.mark.parametrize("lengths, sizes, message", [
     ([], dict(batch_size=2), "the dataset is empty"),
-    ([5], dict(), "one of them must be positive"),
-    ([5], dict(batch_size=2, batch_tokens=20), "one of them must be positive"),
+    ([5], dict(), "exactly one of them must be positive"),
+    ([5], dict(batch_size=2, batch_tokens=20), "exactly one of them must be positive"),
     ([5, 50], dict(batch_tokens=40), "batch_tokens is 40, but one example has 50 tokens"),
 ])
 def test_mistakes_are_named(lengths, sizes, message):

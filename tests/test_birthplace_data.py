@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mingpt.batches import Batches
-from projects.birthplace.data import load_files, read_questions, strangers
+from projects.birthplace.files import load_files, read_questions, strangers
 from projects.birthplace.dataset import (MASK, PAD, CharCorruptionDataset, MixedDataset, NameDataset,
                                          SalientCorruptionDataset, make_tokenizer, read_pairs)
 
@@ -138,7 +138,7 @@ def test_mixing_adds_a_share_of_documents(tokenizer):
     ("Where was Roe born?\t\n", "f.tsv:1: nothing after the tab"),
     ("Where was Roe born?\tOslo\tOslo\n", "f.tsv:1: a second tab"),
     ("\n\nWhere was Ω born?\tOslo\n", r"f.tsv:3: the character 'Ω' \(U\+03A9\) at place 10 is not in the vocabulary"),
-    ("Where was " + "Roe " * 40 + "born?\tOslo\n", "f.tsv:1: 181 characters with marks, but block_size is 128"),
+    ("Where was " + "Roe " * 40 + "born?\tOslo\n", "f.tsv:1: 181 characters with marks, of at most 128"),
     ("\n", "f.tsv: no question: the file is empty"),
 ])
 def test_a_bad_line_is_named(text, message, tokenizer):
@@ -153,8 +153,16 @@ def test_a_bad_corpus_is_named(tokenizer):
         CharCorruptionDataset("Roe\nΩ\n", tokenizer, source="wiki.txt")
     with pytest.raises(ValueError, match=r"wiki.txt: the text contains '⁇' \(U\+2047\), which is reserved"):
         make_tokenizer("What⁇", "wiki.txt")
-    with pytest.raises(ValueError, match="block_size is 4; span corruption needs at least 5"):
-        CharCorruptionDataset("Roe\n", tokenizer, block_size=4)
+    with pytest.raises(ValueError, match="block_size is 16; span corruption needs at least 17"):
+        CharCorruptionDataset("Roe\n", tokenizer, block_size=16)
+
+
+def test_the_smallest_block_holds_the_longest_example(tokenizer):
+    for block_size in (17, 18, 25, 128):
+        dataset = CharCorruptionDataset(CORPUS, tokenizer, block_size)
+        for epoch in range(60):
+            dataset.set_epoch(epoch)
+            assert {len(x) for x, _ in dataset} == {block_size - 1}
 
 
 def test_questions_without_answers_are_read_but_not_mixed_with_others(tmp_path):
@@ -163,6 +171,14 @@ def test_questions_without_answers_are_read_but_not_mixed_with_others(tmp_path):
     assert questions.questions == ["Where was A born?", "Where was B born?"] and not questions.answered
     with pytest.raises(ValueError, match="f:2: some lines have an answer and some have none"):
         read_pairs("Where was A born?\nWhere was B born?\tOslo\n", "f")
+
+
+def test_a_question_that_cannot_be_asked_is_named(tokenizer, tmp_path):
+    for text, message in (("\nWhere was Ω born?\n", "q.tsv:2: the character 'Ω'"),
+                          ("Where was " + "Roe " * 40 + "born?", "q.tsv:1: 176 characters with marks, of at most 127")):
+        (tmp_path / "q.tsv").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            read_questions(tmp_path / "q.tsv").check(tokenizer, 128)
 
 
 def test_the_world_needs_no_download():

@@ -29,6 +29,10 @@ def test_flags_override_defaults_and_dashes_are_underscores():
     assert parse("--batch-size", "8", batch_size=9, name="x") == Example(batch_size=8, name="x")
 
 
+def test_a_boolean_flag_alone_means_true():
+    assert parse("--compile").compile is True and parse("--compile", "--name", "x").compile is True
+
+
 @pytest.mark.parametrize("word, value", [("true", True), ("yes", True), ("1", True), ("False", False), ("no", False)])
 def test_booleans_are_words(word, value):
     assert parse("--compile", word).compile is value

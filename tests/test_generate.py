@@ -103,6 +103,10 @@ def test_top_k_and_top_p_restrict_the_choice():
     (dict(max_new_tokens=-1), "max_new_tokens is -1; it must not be negative"),
     (dict(idx=[[1], []]), "each prompt at least one token"),
     (dict(idx=[]), "needs at least one prompt"),
+    (dict(idx=[1, 2]), r"for one prompt write \[prompt\]"),
+    (dict(idx=[[0.5]]), "a list of lists of ints"),
+    (dict(idx=[[1, 23]]), "token 23 is outside the vocabulary of 23"),
+    (dict(idx=[[-1]]), "token -1 is outside the vocabulary"),
 ])
 def test_bad_requests_are_refused(options, message):
     with pytest.raises(ValueError, match=message):

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mingpt import model as model_module
 from mingpt.generate import KVCache
 from mingpt.model import (GPT, PRESETS, GPTConfig, batched_attention, cross_entropy, explicit_attention,
-                          fused_attention)
+                          fastest_attention, fused_attention)
 
 SMALL = dict(vocab_size=31, block_size=24, n_layer=3, n_head=4, n_embd=32)
 
@@ -43,17 +42,14 @@ def test_three_attentions_give_the_same_numbers(T):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_fast_paths_match_the_explicit_one_forward_and_backward(architecture, monkeypatch):
-    fast = small_gpt(**architecture)
-    explicit = GPT(GPTConfig(**SMALL, **architecture, attention="explicit"))
-    explicit.load_state_dict(fast.state_dict())
+def test_fast_paths_match_the_explicit_one_forward_and_backward(architecture):
+    explicit = small_gpt(**architecture, attention="explicit")
     idx, targets = tokens(3, 20), tokens(3, 20)
     logits, loss = explicit(idx, targets)
     loss.backward()
-    for chosen in (fused_attention, batched_attention):
-        monkeypatch.setattr(model_module, "choose_attention", lambda q, causal, chosen=chosen: chosen)
-        monkeypatch.setattr(model_module, "batched_attention", batched_attention)
-        fast.zero_grad()
+    for attention in ("auto", "batched", "fused"):
+        fast = GPT(GPTConfig(**SMALL, **architecture, attention=attention))
+        fast.load_state_dict(explicit.state_dict())
         fast_logits, fast_loss = fast(idx, targets)
         fast_loss.backward()
         torch.testing.assert_close(fast_logits, logits, rtol=1e-4, atol=1e-4)
@@ -63,14 +59,14 @@ def test_fast_paths_match_the_explicit_one_forward_and_backward(architecture, mo
 
 def test_sixteen_bit_training_on_a_cpu_takes_the_batched_path_and_all_else_the_fused_one():
     q = torch.randn(1, 1, 4, 8, requires_grad=True)
-    assert model_module.choose_attention(q.bfloat16(), True) is batched_attention
-    assert model_module.choose_attention(q, True) is fused_attention
-    assert model_module.choose_attention(q.bfloat16(), False) is fused_attention
+    assert fastest_attention(q.bfloat16(), True) == "batched"
+    assert fastest_attention(q, True) == "fused"
+    assert fastest_attention(q.bfloat16(), False) == "fused"
     with torch.no_grad():
-        assert model_module.choose_attention(q.bfloat16(), True) is fused_attention
+        assert fastest_attention(q.bfloat16(), True) == "fused"
 
 
-@pytest.mark.parametrize("attention", ["auto", "explicit"])
+@pytest.mark.parametrize("attention", ["explicit", "batched", "fused"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -85,9 +81,10 @@ def test_a_future_token_changes_no_earlier_logit(architecture, training, dtype, 
     assert (before[:, 12:] != after[:, 12:]).any(dim=2).all(), "and every later one does change"
 
 
+@pytest.mark.parametrize("attention", ["explicit", "batched", "fused"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_future_token_changes_no_earlier_logit_with_a_cache(architecture):
-    gpt = small_gpt(**architecture)
+def test_a_future_token_changes_no_earlier_logit_with_a_cache(architecture, attention):
+    gpt = small_gpt(**architecture, attention=attention)
     idx = tokens(2, 20)
     changed = idx.clone()
     changed[:, 12:] = (changed[:, 12:] + 1) % 31
@@ -212,7 +209,7 @@ def test_a_deep_copy_is_independent_of_the_original():
     (dict(n_layer=0), "n_layer is 0; it must be at least 1"),
     (dict(dropout=1.0), r"dropout is 1.0; it must be in \[0, 1\)"),
     (dict(positions="sine"), "positions is 'sine'; it must be one of learned, rotary"),
-    (dict(attention="flash"), "attention is 'flash'; it must be one of auto, explicit"),
+    (dict(attention="flash"), "attention is 'flash'; it must be one of auto, explicit, batched, fused"),
     (dict(positions="rotary", n_embd=20), "head_dim is 5; rotary positions turn pairs"),
 ])
 def test_a_bad_configuration_says_what_to_change(changes, message):

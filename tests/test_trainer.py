@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -103,16 +102,18 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("dropout, dtype", [(0.0, "float32"), (0.2, "float32"), (0.2, "bfloat16")])
+def stop_at(made, step):
+    if made.iter_num == step:
+        raise Stop
+
+
+@pytest.mark.parametrize("dropout, dtype", [(0.0, "float32"), (0.2, "float32"), (0.2, "bfloat16"), (0.0, "float16")])
 def test_resume_is_exact(tmp_path, dropout, dtype):
     unbroken = trainer(tmp_path / "a", dropout, dtype=dtype)
     expected = losses_of(unbroken)
 
     broken = trainer(tmp_path / "b", dropout, checkpoint_interval=5, dtype=dtype)
-    def stop(made):
-        if made.iter_num == 8:
-            raise Stop
-    broken.add_callback("on_batch_end", stop)
+    broken.add_callback("on_batch_end", lambda t: stop_at(t, 8))
     with pytest.raises(Stop):
         broken.run()
     resumed = trainer(tmp_path / "b", dropout, checkpoint_interval=5, dtype=dtype)
@@ -142,7 +143,7 @@ def test_kill_nine_and_resume(tmp_path, environment):
     while not (tmp_path / "killed" / "checkpoint.pt").exists() or len(metrics(tmp_path / "killed")) < 8:
         assert run.poll() is None
         time.sleep(0.02)
-    run.send_signal(signal.SIGKILL)
+    run.kill()  # SIGKILL
     run.wait()
     assert 3 <= load_torch(tmp_path / "killed" / "checkpoint.pt")["iter_num"] < 30
     assert start(tmp_path / "killed", 0).wait(120) == 0
@@ -166,12 +167,12 @@ def test_two_processes_are_one_with_the_same_batch(tmp_path, environment):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
                    script, tmp_path / folder, str(accumulate), str(batch)]
         subprocess.run(command, env=environment, check=True, timeout=120, capture_output=True)
-        return [l["loss"] for l in metrics(tmp_path / folder) if "loss" in l], metrics(tmp_path / folder)[-2]
+        lines = metrics(tmp_path / folder)
+        return [l["loss"] for l in lines if "loss" in l], [l["eval_loss"] for l in lines if "eval_loss" in l]
     # An odd batch, so that the shares are uneven; a process's own batch is then half of the one given.
-    (one, _), (two, last) = run("one", 1, 1, 9), run("two", 2, 2, 9)
-    assert len(two) == 8, "the first process alone writes"
-    assert two == pytest.approx(one, rel=1e-4)
-    assert "eval_loss" in last
+    (one, one_eval), (two, two_eval) = run("one", 1, 1, 9), run("two", 2, 2, 9)
+    assert len(two) == 8 and len(two_eval) == 1, "the first process alone writes"
+    assert two == pytest.approx(one, rel=1e-4) and two_eval == pytest.approx(one_eval, rel=1e-4)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
@@ -198,8 +199,59 @@ def test_a_diverging_run_stops_with_a_reason():
     model = gpt()
     with torch.no_grad():
         model.lm_head.weight.fill_(float("inf"))
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 0; lower the learning rate"):
+    with pytest.raises(FloatingPointError, match="the gradient is nan at step 0; lower the learning rate"):
         trainer(model=model).run()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_gradient_that_is_not_finite_moves_no_weight(dtype):
+    made = trainer(dtype=dtype, batch_size=50)
+    before = [p.detach().clone() for p in made.model.parameters()]
+    weight = made.model.transformer.h[0].attn.c_attn.weight  # Muon's; AdamW's gradients are finite
+    weight.register_hook(lambda grad: torch.full_like(grad, float("inf")))
+    if dtype == "float32":
+        with pytest.raises(FloatingPointError, match="the gradient is"):
+            made.step()
+    else:
+        scale = made.scaler.get_scale()
+        made.step()
+        assert made.scaler.get_scale() < scale
+    for old, new in zip(before, made.model.parameters()):
+        assert torch.equal(old, new)
+
+
+def test_a_new_run_forgets_the_checkpoint_of_an_old_one(tmp_path):
+    trainer(tmp_path).run()
+    fresh = trainer(tmp_path)
+    fresh.add_callback("on_batch_end", lambda t: stop_at(t, 2))
+    with pytest.raises(Stop):
+        fresh.run()
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_evaluating_on_the_training_set_changes_no_draw():
+    class Noisy(Sums):
+        epoch = 0
+
+        def set_epoch(self, epoch):
+            self.epoch = epoch
+
+        def __getitem__(self, i):
+            return (self.x[i] + self.epoch) % 13, self.y[i]
+
+    def run(evaluated):
+        data = Noisy()
+        return losses_of(Trainer(TrainerConfig(**{**CONFIG, "max_iters": 20}, eval_interval=2), OptimConfig(**OPTIM), gpt(),
+                                 data, data if evaluated else None))
+    assert run(True) == run(False)
+
+
+def test_a_finished_run_resumes_to_its_end(tmp_path):
+    trainer(tmp_path).run()
+    again, seen = trainer(tmp_path), []
+    again.add_callback("on_end", lambda t: seen.append(t.iter_num))
+    again.run(resume=True)
+    assert seen == [12] and not again.model.training
 
 
 def test_epochs_fix_the_number_of_steps():
@@ -207,9 +259,9 @@ def test_epochs_fix_the_number_of_steps():
 
 
 @pytest.mark.parametrize("changes, message", [
-    (dict(max_iters=0), "max_iters is 0 and max_epochs 0; one must be positive"),
-    (dict(max_epochs=2), "max_iters is 12 and max_epochs 2; one must be positive"),
-    (dict(batch_tokens=9), "batch_size is 8 and batch_tokens 9; one must be positive"),
+    (dict(max_iters=0), "max_iters is 0 and max_epochs 0; exactly one of them must be positive"),
+    (dict(max_epochs=2), "max_iters is 12 and max_epochs 2; exactly one"),
+    (dict(batch_tokens=9), "batch_size is 8 and batch_tokens 9; exactly one"),
     (dict(accumulate=0), "accumulate is 0; it must be at least 1"),
     (dict(seed=-1), "seed is -1; it must not be negative"),
     (dict(device="tpu9"), "device 'tpu9' cannot be used here"),

@@ -55,10 +55,12 @@ def test_parameters_round_trip_and_refuse_anything_else(tmp_path):
         load_torch(tmp_path / "q")
 
 
-def test_a_users_mistake_ends_in_one_line_and_a_bug_does_not(monkeypatch):
+def test_a_users_mistake_ends_in_one_line_and_a_bug_does_not(monkeypatch, capsys):
     monkeypatch.delenv("MINGPT_TRACEBACK", raising=False)
-    with pytest.raises(SystemExit, match="^error: no such thing$"), one_line_errors():
-        raise ValueError("no such thing")
+    for mistake in (ValueError, OSError, FloatingPointError):
+        with pytest.raises(SystemExit) as ended, one_line_errors():
+            raise mistake("no such thing")
+        assert ended.value.code == 2 and capsys.readouterr().err == "error: no such thing\n"
     with pytest.raises(KeyError), one_line_errors():
         raise KeyError("a bug")
 

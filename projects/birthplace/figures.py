@@ -7,18 +7,18 @@ import numpy as np
 from mingpt.plotting import COLORS, figure
 
 
-def smooth(values: list[float], window: int) -> np.ndarray:
-    """The running mean over `window` values."""
-    window = min(window, len(values))
+def smooth(values: list[float], most: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and running means over up to `most` losses, fewer in a short run."""
+    window = max(1, min(most, len(values) // 20))
     total = np.cumsum(np.concatenate([[0.0], values]))
-    return (total[window:] - total[:-window]) / window
+    return np.arange(window, len(values) + 1), (total[window:] - total[:-window]) / window
 
 
 def plot_losses(path: Path, pretraining: list[list[float]], finetuning: dict[str, list[list[float]]]) -> None:
     """Training loss against step; one list of losses a seed, for pretraining and for each kind of finetuning."""
     with figure(path, width=9.0, height=3.6, columns=2) as (left, right):
         for i, losses in enumerate(pretraining):
-            left.plot(smooth(losses, 20), color=COLORS["blue"], alpha=0.8, label="pretraining" if i == 0 else None)
+            left.plot(*smooth(losses), color=COLORS["blue"], alpha=0.8, label="pretraining" if i == 0 else None)
         left.set(title="Restoring missing pieces of biographies", xlabel="step", ylabel="loss (nats per character)")
         for (name, runs), color in zip(finetuning.items(), (COLORS["grey"], COLORS["green"])):
             for i, losses in enumerate(runs):

@@ -25,15 +25,21 @@ from typing import Annotated
 import numpy as np
 
 from mingpt.config import Parser, config_from_args, config_to_dict
-from mingpt.utils import one_line_errors, pick_device, pick_dtype, read_text, write_json, write_text
-from projects.birthplace.data import Files, Questions, load_files, read_questions
+from mingpt.utils import one_line_errors, pick_device, read_text, write_json, write_text
+from projects.birthplace.files import Files, Questions, load_files, read_questions
 from projects.birthplace.dataset import make_tokenizer, read_pairs
 from projects.birthplace.evaluate import majority_answer, predict, score
 from projects.birthplace.figures import plot_accuracy, plot_losses
-from projects.birthplace.recipes import RECIPES, VARIANTS, Recipe, finetuning_data, get_recipe, pretraining_data
-from projects.birthplace.steps import Settings, load_parameters, new_model, save_parameters, train, with_rate
+from projects.birthplace.recipes import BLOCK_SIZE, RECIPES, VARIANTS, Recipe, finetuning_data, get_recipe, pretraining_data
+from projects.birthplace.steps import Settings, is_first_process, load_parameters, new_model, save_parameters, train, with_rate
 
-COMMANDS = ("study", "pretrain", "finetune", "evaluate", "london")
+COMMANDS = {  # each with the flags that only some commands take
+    "study": {"quick", "data", "data_dir", "seeds"},
+    "pretrain": {"quick", "writing_params_path", "pretrain_lr", "max_epochs"},
+    "finetune": {"quick", "reading_params_path", "writing_params_path", "finetune_corpus_path", "finetune_lr", "max_epochs"},
+    "evaluate": {"reading_params_path", "eval_corpus_path", "outputs_path"},
+    "london": {"eval_corpus_path", "finetune_corpus_path"},
+}
 
 
 @dataclass(frozen=True)
@@ -53,9 +59,13 @@ class Options:
 class StudyOptions:
     """What the study understands."""
 
-    data: Annotated[str, "world (invented, embedded) or cs224n (downloaded)"] = "world"
+    data: Annotated[str, "world (invented, embedded) or cs224n (downloaded); world, or with --data_dir cs224n"] = ""
     data_dir: Annotated[str, "folder with the files, instead of a download"] = ""
     seeds: Annotated[int, "how many runs, with seeds from --seed on"] = 1
+
+    def __post_init__(self):
+        if self.seeds < 1:
+            raise ValueError(f"--seeds is {self.seeds}; it must be at least 1")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -65,8 +75,9 @@ class StudyOptions:
 def study(variant: str, options: Options, study_options: StudyOptions, quick: bool) -> None:
     """Pretrain, finetune with and without pretraining, ask, mark, draw; once for each seed."""
     started = time.perf_counter()
-    files = load_files(study_options.data, study_options.data_dir)
-    recipe_name = options.recipe or ("quick" if quick else "world" if study_options.data == "world" else "salient")
+    data = study_options.data or ("cs224n" if study_options.data_dir else "world")
+    files = load_files(data, study_options.data_dir)
+    recipe_name = options.recipe or ("quick" if quick else "world" if data == "world" else "salient")
     recipe, out = get_recipe(recipe_name), Path(options.out)
     introduce(files)
 
@@ -75,7 +86,8 @@ def study(variant: str, options: Options, study_options: StudyOptions, quick: bo
         settings = make_settings(variant, recipe, options, seed)
         runs.append(run_once(settings, files, out if study_options.seeds == 1 else out / f"seed{seed}"))
 
-    rows = {"majority answer": "majority", "no pretraining": "nopretrain", "pretraining": "pretrain"}
+    rows = {"majority answer": "majority", "guess by frequency": "guess", "no pretraining": "nopretrain",
+            "pretraining": "pretrain"}
     dev = {row: [run["dev"][key] for run in runs] for row, key in rows.items()}
     control = {row: [run["control"][key] for run in runs] for row, key in rows.items()}
     seconds = time.perf_counter() - started
@@ -87,7 +99,7 @@ def study(variant: str, options: Options, study_options: StudyOptions, quick: bo
                                      "recipe": {"name": recipe_name, **config_to_dict(recipe)}})
     write_json(out / "metrics.json", {"seconds": round(seconds, 1), "runs": runs})
     print(f"\nFigures, metrics, parameters and predictions are in {out}.")
-    if study_options.data == "world":
+    if data == "world" and not study_options.data_dir:
         print("The people of this world are invented. For the real assignment:  run.py --data cs224n")
 
 
@@ -96,6 +108,8 @@ def run_once(settings: Settings, files: Files, out: Path) -> dict:
     tokenizer = make_tokenizer(files.corpus, files.corpus_source)
     recipe, seed = settings.recipe, settings.seed
     answers = [answer for _, _, answer in read_pairs(files.train, files.train_source, answers=True)]
+    for name in ("dev", "test", "control"):
+        getattr(files, name).check(tokenizer, BLOCK_SIZE)
     losses, predictions = {}, {"majority": {name: [majority_answer(answers)] * len(getattr(files, name).questions)
                                             for name in ("dev", "control")}}
 
@@ -122,9 +136,12 @@ def run_once(settings: Settings, files: Files, out: Path) -> dict:
 
     marks = {name: {key: score(said[name], getattr(files, name).answers).percent for key, said in predictions.items()}
              for name in ("dev", "control")}
+    shares = {answer: count / len(answers) for answer, count in Counter(answers).items()}
+    for name in ("dev", "control"):  # what drawing answers from those of training would score on average
+        marks[name]["guess"] = 100 * float(np.mean([shares.get(answer, 0.0) for answer in getattr(files, name).answers]))
     return {"seed": seed, **marks, "losses": {name: [round(l, 4) for l in curve] for name, curve in losses.items()},
             "control_answers": Counter(predictions["pretrain"]["control"]).most_common(5),
-            "control_answers_known_from_training": np.mean([a in set(answers) for a in predictions["pretrain"]["control"]])}
+            "control_answers_that_are_places_of_training": float(np.mean([a in shares for a in predictions["pretrain"]["control"]]))}
 
 
 def ask(settings: Settings, model, tokenizer, files: Files, out: Path, name: str) -> dict[str, list[str]]:
@@ -132,7 +149,7 @@ def ask(settings: Settings, model, tokenizer, files: Files, out: Path, name: str
     said = {}
     for which in ("dev", "test", "control"):
         questions: Questions = getattr(files, which)
-        said[which] = predict(model, tokenizer, questions.questions, dtype=evaluation_dtype(settings))
+        said[which] = predict(model, tokenizer, questions.questions)
         write_predictions(out / f"{settings.variant}.{name}.{which}.predictions", said[which])
     return said
 
@@ -199,7 +216,8 @@ def evaluate(variant: str, corpus_path: str, args, settings: Settings, out: Path
     tokenizer = make_tokenizer(read_text(corpus_path), corpus_path)
     model = load_parameters(reading, settings, tokenizer).to(pick_device(settings.device))
     questions = read_questions(asked)
-    predictions = predict(model, tokenizer, questions.questions, dtype=evaluation_dtype(settings))
+    questions.check(tokenizer, BLOCK_SIZE)
+    predictions = predict(model, tokenizer, questions.questions)
     write_predictions(outputs, predictions)
     mark(predictions, questions)
     print(f"{len(predictions)} predictions written to {outputs}")
@@ -231,19 +249,25 @@ def write_predictions(path: str | os.PathLike, predictions: list[str]) -> None:
 
 def report(losses: list[float], writing: str) -> None:
     """Say what a training command has done."""
-    if losses:
+    if is_first_process():
         print(f"{len(losses)} steps, last loss {losses[-1]:.4f} nats per character")
-    print(f"Parameters written to {writing}")
-
-
-def evaluation_dtype(settings: Settings):
-    """Answers are computed in the number format of training."""
-    return pick_dtype(settings.dtype, pick_device(settings.device))
+        print(f"Parameters written to {writing}")
 
 
 def make_settings(variant: str, recipe: Recipe, options: Options, seed: int) -> Settings:
     """The options that the steps of a run share."""
     return Settings(variant, recipe, seed, options.device, options.dtype, options.resume, options.checkpoint_interval)
+
+
+def refuse_unused(args) -> None:
+    """A flag that the command would not look at is a misunderstanding."""
+    for name in sorted(set().union(*COMMANDS.values()) - COMMANDS[args.command]):
+        if getattr(args, name, None):
+            takers = [command for command, flags in COMMANDS.items() if name in flags]
+            raise ValueError(f"{args.command} takes no --{name}; {' and '.join(takers)} do" if len(takers) > 1 else
+                             f"{args.command} takes no --{name}; only {takers[0]} does")
+    if args.corpus is not None and args.command in ("study", "london"):
+        raise ValueError(f"{args.command} takes no corpus ({args.corpus}); see --help")
 
 
 def required(args, name: str, command: str) -> str:
@@ -276,6 +300,9 @@ def main() -> None:
     args = parser.parse_args()
     with one_line_errors():
         options, out = config_from_args(Options, args), Path(config_from_args(Options, args).out)
+        refuse_unused(args)
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and args.command not in ("pretrain", "finetune"):
+            raise ValueError(f"{args.command} runs in one process; torchrun is for pretrain and finetune")
         if args.command == "study":
             return study(args.variant, options, config_from_args(StudyOptions, args), args.quick)
         if args.command == "london":

@@ -1,5 +1,6 @@
 """The steps of the study: pretrain, finetune, and the parameter files that pass between them."""
 
+import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,7 +10,6 @@ from mingpt.config import config_from_dict
 from mingpt.model import GPT, GPTConfig
 from mingpt.trainer import Trainer
 from mingpt.utils import load_torch, save_torch, set_seed
-from projects.birthplace.dataset import NameDataset
 from projects.birthplace.recipes import Phase, Recipe, build_model
 
 FORMAT = "birthplace parameters 1"
@@ -36,21 +36,30 @@ def new_model(settings: Settings, tokenizer: CharTokenizer) -> GPT:
 
 def train(settings: Settings, phase: Phase, model: GPT, tokenizer: CharTokenizer, dataset,
           out_dir: str | os.PathLike) -> list[float]:
-    """Train `model` in place; metrics.jsonl and checkpoint.pt go to `out_dir`. Returns the loss of each step."""
+    """Train `model` in place; metrics.jsonl and checkpoint.pt go to `out_dir`.
+
+    Returns the loss of each step, those before a resumption included (in the first of several processes).
+    """
     config = replace(phase.trainer, seed=settings.seed, device=settings.device, dtype=settings.dtype,
                      checkpoint_interval=settings.checkpoint_interval)
     trainer = Trainer(config, phase.optim, model, dataset, out_dir=out_dir,
                       extra={"variant": settings.variant, "model": asdict(model.config),
                              "vocabulary": tokenizer.characters})
-    losses: list[float] = []
-    trainer.add_callback("on_batch_end", lambda trainer: losses.append(trainer.loss))
     trainer.run(resume=settings.resume)
-    return losses
+    if not is_first_process():
+        return []
+    lines = (Path(out_dir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started: the one that writes and speaks."""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def save_parameters(path: str | os.PathLike, settings: Settings, model: GPT, tokenizer: CharTokenizer) -> None:
     """Write the model, with all that is needed to read it, atomically. Of several processes, the first writes."""
-    if int(os.environ.get("RANK", 0)) == 0:
+    if is_first_process():
         save_torch(path, {"format": FORMAT, "variant": settings.variant, "vocabulary": tokenizer.characters,
                           "config": asdict(model.config), "model": model.state_dict()})
 
@@ -85,8 +94,3 @@ def with_rate(phase: Phase, rate: float | None, max_epochs: int | None) -> Phase
     if max_epochs is not None:
         phase = replace(phase, trainer=replace(phase.trainer, max_epochs=max_epochs, max_iters=0))
     return phase
-
-
-def training_answers(pairs: NameDataset) -> list[str]:
-    """The answers that finetuning shows."""
-    return [answer for _, _, answer in pairs.pairs]

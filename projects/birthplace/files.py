@@ -5,24 +5,31 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+from mingpt.char import CharTokenizer
 from mingpt.utils import read_text
-from projects.birthplace.dataset import WORLD, read_pairs
+from projects.birthplace.dataset import MASK, WORLD, encode_line, read_pairs
 
 CS224N = WORLD.parent / "cs224n_a5"
 
 
 @dataclass(frozen=True)
 class Questions:
-    """Questions, their answers ("" where there are none), and the file they are from."""
+    """Questions, their answers ("" where there are none), the file they are from, and their lines in it."""
 
     questions: list[str]
     answers: list[str]
     source: str
+    lines: list[int]
 
     @property
     def answered(self) -> bool:
         """Whether the answers are known."""
         return bool(self.answers[0])
+
+    def check(self, tokenizer: CharTokenizer, block_size: int) -> None:
+        """ValueError with file and line if a question cannot be put to a model of that vocabulary and block size."""
+        for number, question in zip(self.lines, self.questions):
+            encode_line(tokenizer, question + MASK, self.source, number, longest=block_size - 1)
 
 
 @dataclass(frozen=True)
@@ -41,11 +48,12 @@ class Files:
 def read_questions(path: str | os.PathLike) -> Questions:
     """The questions of a TSV file with or without answers. ValueError where a line is malformed."""
     pairs = read_pairs(read_text(path), str(path))
-    return Questions([question for _, question, _ in pairs], [answer for _, _, answer in pairs], str(path))
+    return Questions([question for _, question, _ in pairs], [answer for _, _, answer in pairs], str(path),
+                     [number for number, _, _ in pairs])
 
 
 def load_files(data: str, data_dir: str | os.PathLike = "") -> Files:
-    """The files of `data`, "world" or "cs224n"; from `data_dir` if given. The assignment's are downloaded if need be."""
+    """The files of `data`: "world", or "cs224n", which is downloaded if need be. `data_dir` is a folder of one's own."""
     if data not in ("world", "cs224n"):
         raise ValueError(f"--data is {data!r}; it must be world or cs224n")
     if data_dir:
@@ -82,7 +90,7 @@ def strangers(known: Questions, corpus: str, seed: int = 0) -> Questions:
     if not people:
         raise ValueError(f"{known.source}: no two names to recombine into a control set")
     return Questions([f"Where was {person} born?" for person, _ in people], [answer for _, answer in people],
-                     f"{known.source}, names recombined")
+                     f"{known.source}, names recombined", list(range(1, len(people) + 1)))
 
 
 def _download() -> Path:
