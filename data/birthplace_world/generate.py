@@ -224,8 +224,8 @@ def draw_people(seed: int, people: int, train: int, dev: int, control: int, view
     return sets
 
 
-def generate(seed: int = 0, people: int = 300, train: int = 180, dev: int = 100, control: int = 100,
-             views: int = 3) -> dict[str, str]:
+def generate(seed: int = 0, people: int = 160, train: int = 90, dev: int = 60, control: int = 60,
+             views: int = 5) -> dict[str, str]:
     """The text of every file of one world, by file name. The same arguments give the same bytes everywhere.
 
     Args:

@@ -14,6 +14,7 @@ way each is.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +118,7 @@ def main() -> None:
     variants["ours, float32"] = our_step(config, "float32", x, y)
     if has_fast_bfloat16(torch.device("cpu")):
         variants["ours, bfloat16"] = our_step(config, "bfloat16", x, y)
+        variants["the same, fused attention"] = our_step(replace(config, attention="fused"), "bfloat16", x, y)
         if args.compile:
             variants["ours, bfloat16, compiled"] = our_step(config, "bfloat16", x, y, compiled=True)
     print(f"{versions('torch')}, {torch.get_num_threads()} threads, {shape}, {B} sequences of {T}\n")

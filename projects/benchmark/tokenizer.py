@@ -1,0 +1,266 @@
+"""Our BPE tokenizer beside tiktoken, tokenizers and the textbook's trainer, on the same text in one process.
+
+    python projects/benchmark/tokenizer.py            # a few minutes on one CPU core
+    python projects/benchmark/tokenizer.py --quick    # a fiftieth of the text, about 10 seconds
+
+Prints three tables: encoding warm (our cache knows the text's words), encoding cold (a tokenizer that has seen no
+text yet) and training. All run on one thread and give the same ids, which is checked. The vocabulary is GPT-2's, out
+of --vocab (a folder with vocab.json and merges.txt, or OpenAI's names for them) or else downloaded. A peer that is not
+installed is left out.
+"""
+
+import ast
+import os
+import random
+import sysconfig
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mingpt.bpe import BPETokenizer
+from mingpt.bpe_files import download_pretrained
+from mingpt.bpe_split import split_text
+from mingpt.config import Parser
+from mingpt.utils import one_line_errors
+from projects.benchmark.harness import compare, print_table, versions
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+ALPHABETS = {  # of scripts that cover one, two and three bytes in UTF-8, with and without spaces between words
+    "French": "abcdefghilmnopqrstuvéèêàçù",
+    "Greek": "αβγδεζηθικλμνξοπρστυφχψω",
+    "Russian": "абвгдежзийклмнопрстуфхцчшщыьэюя",
+    "Hebrew": "אבגדהוזחטיכלמנסעפצקרשת",
+    "Arabic": "ابتثجحخدذرزسشصضطظعغفقكلمنهوي",
+    "Hindi": "अआइईउऊकखगघचजटडतदनपबमयरलवशसहािीुू",
+    "Thai": "กขคงจฉชซดตถทธนบปพฟมยรลวสหะาิี",
+    "Japanese": "あいうえおかきくけこさしすせそたちつてとアイウエオカキクケコ日本語人大小中国",
+    "Korean": "".join(map(chr, range(0xAC00, 0xAD80))),
+    "Chinese": "".join(map(chr, range(0x4E00, 0x5000))),
+}
+UNSPACED = {"Japanese": "、。", "Chinese": "，。", "Thai": " "}  # words follow each other; what ends a phrase
+
+
+def other_scripts(size: int, rng: random.Random) -> str:
+    """About `size` characters of made-up words, in turn from each of `ALPHABETS`, with numbers and emoji.
+
+    One word in seven is new and the rest repeat earlier ones, the early ones more often: natural text's distribution,
+    near enough (its vocabulary never stops growing).
+    """
+    lines, written = [], 0
+    known = {name: [] for name in ALPHABETS}
+    while written < size:
+        name = rng.choice(list(ALPHABETS))
+        words = []
+        for _ in range(40):
+            if known[name] and rng.random() > 1 / 7:
+                words.append(known[name][int(len(known[name]) * rng.random() ** 3)])
+            else:
+                length = rng.randint(1, 3) if len(ALPHABETS[name]) > 100 else rng.randint(2, 9)
+                known[name].append("".join(rng.choices(ALPHABETS[name], k=length)))
+                words.append(known[name][-1])
+        words[rng.randrange(40)] += rng.choice([", 2019", " 😀", "! 🚀🎉", " (17)", " 👍🏽", "."])
+        if name in UNSPACED:
+            lines.append("".join(word + (rng.choice(UNSPACED[name]) if rng.random() < 1 / 6 else "") for word in words))
+        else:
+            lines.append(" ".join(words))
+        written += len(lines[-1]) + 1
+    return "\n".join(lines)
+
+
+def docstrings(files: list[Path], size: int) -> str:
+    """About `size` characters of English: what the docstrings of Python `files` say."""
+    found, written = [], 0
+    for path in files:
+        if written > size:
+            break
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):
+            continue  # the library's tests include files that are wrong on purpose
+        nodes = (node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module)))
+        for doc in filter(None, map(ast.get_docstring, nodes)):
+            found.append(doc)
+            written += len(doc) + 2
+    return "\n\n".join(found)
+
+
+def mixed_text(size: int) -> tuple[str, str]:
+    """About `size` bytes of code, English and other scripts, shuffled by the paragraph; and a line on what it is."""
+    rng = random.Random(0)
+    library = Path(sysconfig.get_paths()["stdlib"])
+    files = sorted(path for path in library.rglob("*.py") if "site-packages" not in path.parts)
+    rng.shuffle(files)
+    code = ""
+    while files and len(code) < size / 3:
+        code += files.pop().read_text("utf-8", errors="ignore")
+    paths = [SHARED / "wikitext2" / "wiki.valid.tokens", SHARED / "text" / "tiny_shakespeare.txt"]
+    english, source = "".join(path.read_text("utf-8") for path in paths if path.exists()), "WikiText-2 and Shakespeare"
+    if not english:
+        english, source = docstrings(files, size // 3), "docstrings of the standard library"
+    other = other_scripts(size // 6, rng)
+    parts = {"standard library": code[: size // 3], source: english[: size // 3], "made-up, other scripts": other}
+    paragraphs = [paragraph for part in parts.values() for paragraph in part.split("\n\n")]
+    rng.shuffle(paragraphs)
+    sizes = ", ".join(f"{len(part.encode()) / 1e6:.2f} MB {name}" for name, part in parts.items())
+    return "\n\n".join(paragraphs), sizes
+
+
+def gpt2_files(folder: Path | None) -> tuple[Path, Path]:
+    """GPT-2's vocabulary and merges: in `folder`, in the shared data where there is any, or downloaded."""
+    for place in [folder] if folder else [SHARED / "gpt2_bpe"]:
+        for names in (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")):
+            if all((place / name).exists() for name in names):
+                return place / names[0], place / names[1]
+    return download_pretrained("gpt2", folder)
+
+
+def one_after_the_other(tokenizers: list, encode: Callable) -> Callable[[], object]:
+    """A function that at each call does `encode` with the next of `tokenizers`, which have seen no text yet.
+
+    They stay alive, so that no round pays for taking one down.
+    """
+    fresh = iter(tokenizers)
+    return lambda: encode(next(fresh))
+
+
+def tiktoken_encode(files: tuple[Path, Path]) -> Callable[[str], list[int]] | None:
+    """tiktoken's encoding with the vocabulary in `files`; None where it is not installed."""
+    try:
+        import tiktoken
+        import tiktoken.load
+        from tiktoken_ext.openai_public import r50k_pat_str
+    except ImportError:
+        return None
+    vocab_json, merges_txt = map(str, files)
+    ranks = tiktoken.load.data_gym_to_mergeable_bpe_ranks(merges_txt, vocab_json)
+    encoding = tiktoken.Encoding("gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={})
+    return encoding.encode_ordinary
+
+
+class Tokenizers:
+    """The `tokenizers` package, set to byte-level BPE on one thread. ImportError where it is not installed."""
+
+    def __init__(self):
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # read at its import
+        os.environ["RAYON_NUM_THREADS"] = "1"
+        import tokenizers
+
+        self.package = tokenizers
+
+    def around(self, model):
+        """A tokenizer that splits and writes bytes as GPT-2's does."""
+        tokenizer = self.package.Tokenizer(model)
+        tokenizer.pre_tokenizer = self.package.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        return tokenizer
+
+    def load(self, files: tuple[Path, Path]):
+        """The tokenizer in vocab.json and merges.txt."""
+        return self.around(self.package.models.BPE.from_file(*map(str, files)))
+
+    def train(self, text: str, vocab_size: int) -> None:
+        """Learn `vocab_size` tokens, the 256 bytes among them."""
+        alphabet = self.package.pre_tokenizers.ByteLevel.alphabet()
+        trainer = self.package.trainers.BpeTrainer(
+            vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False
+        )
+        self.around(self.package.models.BPE()).train_from_iterator([text], trainer)
+
+
+def seconds_per_merge(words: list[list[int]], n_merges: int = 2) -> float:
+    """Seconds the textbook's trainer takes for one merge: count all pairs of all pre-tokens anew, join the best."""
+    start = time.perf_counter()
+    for new in range(1 << 20, (1 << 20) + n_merges):
+        counts = {}
+        for ids in words:
+            for pair in zip(ids, ids[1:]):
+                counts[pair] = counts.get(pair, 0) + 1
+        best = max(counts, key=counts.get)
+        for n, ids in enumerate(words):
+            joined, i = [], 0
+            while i < len(ids):
+                if i + 1 < len(ids) and (ids[i], ids[i + 1]) == best:
+                    joined.append(new)
+                    i += 2
+                else:
+                    joined.append(ids[i])
+                    i += 1
+            words[n] = joined
+    return (time.perf_counter() - start) / n_merges
+
+
+def compare_all(text: str, files: tuple[Path, Path], vocab_size: int, repeats: int) -> None:
+    """Check that all give the same ids for `text`, time them, and print the tables."""
+    rounds = repeats + 1  # one of them to warm up
+    ours = BPETokenizer.from_files(*files)
+    fresh = [BPETokenizer(ours.tokens, ours.merges, ours.special_tokens) for _ in range(rounds)]
+    ids = ours.encode(text)
+    cold = {"ours": one_after_the_other(fresh, lambda tokenizer: tokenizer.encode(text))}
+    warm = {"ours": lambda: ours.encode(text)}
+    training = {"ours": lambda: BPETokenizer.train(text, vocab_size, progress=False)}
+
+    warm["tiktoken"] = cold["tiktoken"] = None
+    if encode := tiktoken_encode(files):
+        if encode(text) != ids:
+            raise ValueError("tiktoken gives other ids than ours; this is a mistake in one of them")
+        # tiktoken keeps nothing between calls: its warm and cold runs are the same.
+        warm["tiktoken"] = cold["tiktoken"] = lambda: encode(text)
+
+    warm["tokenizers"] = cold["tokenizers"] = training["tokenizers"] = None
+    try:
+        theirs = Tokenizers()
+    except ImportError:
+        pass
+    else:
+        known = theirs.load(files)
+        if known.encode(text).ids != ids:
+            raise ValueError("tokenizers gives other ids than ours; this is a mistake in one of them")
+        fresh_theirs = [theirs.load(files) for _ in range(rounds)]
+        warm["tokenizers"] = lambda: known.encode(text)
+        cold["tokenizers"] = one_after_the_other(fresh_theirs, lambda tokenizer: tokenizer.encode(text))
+        training["tokenizers"] = lambda: theirs.train(text, vocab_size)
+
+    show = {"work": len(text.encode()) / 1e6, "unit": "MB"}
+    print_table(compare(warm, repeats=repeats), title="\nencode, warm", **show)
+    print_table(compare(cold, repeats=repeats), title="\nencode, cold", **show)
+    trained = compare(training, repeats=min(repeats, 3))
+    print_table(trained, title=f"\ntrain {vocab_size} tokens", **show)
+    print_textbook(text, vocab_size, trained["ours"].median)
+
+
+def print_textbook(text: str, vocab_size: int, our_seconds: float) -> None:
+    """Say how long the textbook's trainer would take at least.
+
+    It would run for hours, so a few of its merges are timed: at the start, and on the text as it is after the last
+    merge, when it is shortest. The second times the number of merges is less than the whole takes.
+    """
+    n_merges = vocab_size - 256
+    words = split_text(text)
+    tokenizer = BPETokenizer.train(text, vocab_size, progress=False)
+    at_start = seconds_per_merge([list(word.encode()) for word in words])
+    at_end = seconds_per_merge([tokenizer.encode_ordinary(word) for word in words])
+    bound = at_end * n_merges
+    print(
+        f"  textbook: {at_start:.2f} s for one merge at the start, {at_end:.2f} s at the end; {n_merges} merges take\n"
+        f"  more than {bound:,.0f} s, {bound / our_seconds:,.0f} times as long as ours"
+    )
+
+
+def main() -> None:
+    """Print what is compared, and the tables."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a fiftieth of the text and fewer rounds")
+    parser.add_argument("--vocab", type=Path, metavar="DIR", help="folder with GPT-2's vocab.json and merges.txt")
+    args = parser.parse_args()
+    repeats, size, vocab_size = (2, 120_000, 512) if args.quick else (7, 6_000_000, 8192)
+
+    with one_line_errors():
+        files = gpt2_files(args.vocab)
+        text, sizes = mixed_text(size)
+        print(versions("tiktoken", "tokenizers"))
+        print(f"text: {len(text.encode()) / 1e6:.2f} MB ({sizes}),")
+        print(f"      {len(text):,} characters, {len(set(split_text(text))):,} distinct pre-tokens")
+        compare_all(text, files, vocab_size, repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Training the BPE tokenizer, and the harness and the benchmark that time it."""
+
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mingpt.bpe import BPETokenizer, count_words, learn_merges
+from mingpt.bpe_files import byte_to_char
+from mingpt.bpe_split import split_text
+from projects.benchmark import harness
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+PROSE = Path(__file__).read_text("utf-8") + "In the beginning there was the word, the naïve word: слово, 猫猫猫, aaaaaaa. " * 9
+
+
+def textbook_merges(text, n_merges):
+    """Count every pair of every pre-token anew for each merge; the specification of `learn_merges`."""
+    byte_ids = {byte: id for id, byte in enumerate(byte_to_char())}
+    tokens = [bytes([byte]) for byte in byte_ids]
+    words = [[byte_ids[byte] for byte in word.encode()] for word in split_text(text)]
+    merges = []
+    while len(merges) < n_merges:
+        counts = Counter(pair for ids in words for pair in zip(ids, ids[1:]))
+        counts = {pair: n for pair, n in counts.items() if tokens[pair[0]] + tokens[pair[1]] not in tokens}
+        if not counts:
+            break
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        for ids in words:
+            i = 0
+            while i + 1 < len(ids):
+                if (ids[i], ids[i + 1]) == best:
+                    ids[i : i + 2] = [len(tokens)]
+                i += 1
+        tokens.append(tokens[best[0]] + tokens[best[1]])
+        merges.append(best)
+    return tokens, merges
+
+
+def test_a_worked_example():
+    # "low" 5 times, "lower" 2, "newest" 6, "widest" 3: Sennrich et al. 2016, figure 1, with bytes for characters
+    text = "low," * 5 + "lower," * 2 + "newest," * 6 + "widest," * 3
+    tokenizer = BPETokenizer.train(text, 256 + 4, progress=False)
+    # es and st are 9 each: the pair with the smaller ids goes first. Then es t, and l o before o w, both 7.
+    assert tokenizer.tokens[256:] == [b"es", b"est", b"lo", b"low"]
+    assert tokenizer.encode("lowest") == [259, 257]
+
+
+@pytest.mark.parametrize("text", [PROSE, "a" * 50, "ab" * 30 + " " + "ba" * 7, "aaab aab ab b" * 3, "x", ""])
+def test_merges_are_the_textbooks(text):
+    assert learn_merges(count_words([text]), 100) == textbook_merges(text, 100)
+
+
+def test_merges_are_the_textbooks_on_random_text():
+    rng = random.Random(0)
+    for _ in range(150):
+        text = "".join(rng.choices("abc \n", k=rng.randint(1, 120)))
+        assert learn_merges(count_words([text]), 60) == textbook_merges(text, 60), text
+
+
+def test_merges_are_those_of_the_tokenizers_package():
+    tokenizers = pytest.importorskip("tokenizers")
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
+    path = SHARED / "text" / "tiny_shakespeare.txt"
+    text = path.read_text("utf-8")[:200_000] if path.exists() else PROSE
+    theirs.train_from_iterator([text], trainer)
+    ours = BPETokenizer.train(text, 500, progress=False)
+    assert ours.encode(text) == theirs.encode(text).ids
+
+
+def test_a_stream_is_read_once_and_counts_the_same():
+    lines = PROSE.splitlines()
+    read = []
+    stream = (read.append(line) or line for line in lines)
+    assert count_words(stream) == sum((Counter(split_text(line)) for line in lines), Counter())
+    assert read == lines
+    assert BPETokenizer.train(iter(lines), 300, progress=False).merges == BPETokenizer.train(
+        lines, 300, progress=False
+    ).merges
+
+
+def test_order_of_the_texts_does_not_matter():
+    lines = PROSE.splitlines()
+    forwards, backwards = (BPETokenizer.train(order, 400, progress=False) for order in (lines, lines[::-1]))
+    assert forwards.merges == backwards.merges
+
+
+def test_short_text_stops_and_says_so():
+    with pytest.warns(UserWarning, match="no more pairs to merge: 259 tokens, not 1000"):
+        tokenizer = BPETokenizer.train("abc", 1000, ["<|end|>"], progress=False)
+    assert tokenizer.tokens[256:] == [b"ab", b"abc", b"<|end|>"]
+    assert tokenizer.encode("abc<|end|>", "all") == [257, 258]
+    with pytest.warns(UserWarning, match="256 tokens, not 257"):
+        assert BPETokenizer.train([], 257, progress=False).vocab_size == 256
+
+
+def test_special_tokens_are_not_counted():
+    texts = "the cat", "the mat"
+    with_specials = BPETokenizer.train("<|end|>".join(texts), 260, ["<|end|>"], progress=False)
+    assert with_specials.merges == BPETokenizer.train(texts, 259, progress=False).merges
+    assert with_specials.special_tokens == {"<|end|>": 259}
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="vocab_size is 256; it has to be at least 257, for the 256 bytes and 1 "):
+        BPETokenizer.train("text", 256, "<|end|>", progress=False)
+    for names in (["<|x|>", "<|x|>"], "", "x"):
+        with pytest.raises(ValueError, match="special token '.*' is given twice, or is not two bytes long"):
+            BPETokenizer.train(iter(()), 260, names, progress=False)
+    with pytest.raises(ValueError, match="lone surrogate"):
+        BPETokenizer.train("text", 260, ["<\udfff>"], progress=False)
+
+
+def test_progress_bar(capsys):
+    BPETokenizer.train(PROSE, 270, progress=True)
+    shown = capsys.readouterr().err
+    assert "read" in shown and "merges" in shown
+
+
+def test_a_long_word_trains_in_linear_time():
+    def seconds(n):
+        start = time.perf_counter()
+        assert len(learn_merges({"ab" * n: 1}, 10)[1]) == 10
+        return time.perf_counter() - start
+
+    short, long = (min(seconds(n) for _ in range(3)) for n in (5_000, 40_000))
+    assert long < 24 * short  # 8 times the letters; a quadratic algorithm takes 64 times as long
+
+
+# ---------------------------------------------------------------------------------------------------- side by side
+
+
+def test_compare_runs_in_turns(monkeypatch):
+    clock, calls = [0.0], []
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: clock[0])
+
+    def variant(name, seconds):
+        def run():
+            calls.append(name)
+            clock[0] += seconds * (1 + calls.count(name))
+
+        return run
+
+    timings = harness.compare({"a": variant("a", 1), "none": None, "b": variant("b", 4)}, repeats=3, warmup=1)
+    assert "".join(calls) == "abababab"
+    assert list(timings) == ["a", "none", "b"]
+    assert timings["a"].seconds == (3, 4, 5) and timings["b"].seconds == (12, 16, 20)
+    assert timings["b"].median == 16 and timings["b"].spread == (12, 20) and timings["b"].ratio == 0.25
+    assert timings["none"].seconds == () and timings["none"].median != timings["none"].median
+
+
+def test_compare_wants_a_round():
+    with pytest.raises(ValueError, match="repeats is 0"):
+        harness.compare({}, repeats=0)
+
+
+def test_table(capsys):
+    timings = {"ours": harness.Timing((1.0, 2.0, 4.0), (1.0, 1.0, 1.0)), "theirs": harness.Timing()}
+    harness.print_table(timings, title="a table", work=10, unit="MB")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "a table" and "MB/s" in lines[1]
+    assert lines[2].split() == ["ours", "2", "1..4", "5", "1.00"]
+    assert lines[3].split() == ["theirs", "not", "installed"]
+
+
+def test_versions():
+    assert harness.versions("pytest", "no-such-package").endswith(", no-such-package not installed")
+
+
+def test_benchmark_runs(environment):
+    if not (SHARED / "gpt2_bpe").exists():
+        pytest.skip("GPT-2's vocabulary is not in ../shared/data/gpt2_bpe")
+    script = ROOT / "projects" / "benchmark" / "tokenizer.py"
+    command = [sys.executable, script, "--quick"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for expected in ("encode, warm", "encode, cold", "train", "textbook"):
+        assert expected in done.stdout
