@@ -224,7 +224,7 @@ def draw_people(seed: int, people: int, train: int, dev: int, control: int, view
     return sets
 
 
-def generate(seed: int = 0, people: int = 160, train: int = 90, dev: int = 60, control: int = 60,
+def generate(seed: int = 0, people: int = 120, train: int = 70, dev: int = 40, control: int = 40,
              views: int = 5) -> dict[str, str]:
     """The text of every file of one world, by file name. The same arguments give the same bytes everywhere.
 

@@ -82,14 +82,14 @@ def _salient() -> Recipe:
 
 
 def _world() -> Recipe:
-    """Ours for the embedded world: two layers suffice, and leave time to read everything 40 times in under 3 minutes."""
+    """Ours for the embedded world: two layers suffice, and leave time to read everything 30 times in under 3 minutes."""
     return Recipe(
-        pretrain=Phase(TrainerConfig(max_epochs=40, batch_size=0, batch_tokens=2048), MUON),
-        finetune=Phase(TrainerConfig(max_epochs=25, batch_size=32), GENTLE),
+        pretrain=Phase(TrainerConfig(max_epochs=30, batch_size=0, batch_tokens=2048), MUON),
+        finetune=Phase(TrainerConfig(max_epochs=20, batch_size=32), GENTLE),
         # Longer, and it learns the training questions by heart instead of what most answers are.
         scratch=Phase(TrainerConfig(max_epochs=16, batch_size=16),
                       replace(GENTLE, muon_learning_rate=3e-3)),
-        salient=0.85, shift=True, mixed=0.5, model=dict(n_layer=2, n_head=8, n_embd=256, qk_norm=True))
+        salient=0.85, shift=True, mixed=0.4, model=dict(n_layer=2, n_head=8, n_embd=256, qk_norm=True))
 
 
 def _quick() -> Recipe:
