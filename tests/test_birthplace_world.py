@@ -159,8 +159,8 @@ def test_places_are_unequal_and_those_asked_for_later_occur_in_train():
 
 def test_names_outside_ascii_are_in_every_set():
     for name in ("birth_places_train.tsv", "birth_dev.tsv", "birth_control.tsv"):
-        assert sum(not person.isascii() for person, _ in pairs(name)) >= 3
-    assert any(not place.isascii() for _, place in pairs("birth_dev.tsv"))
+        assert any(not person.isascii() for person, _ in pairs(name))
+    assert any(not place.isascii() for _, place in pairs("birth_places_train.tsv"))
 
 
 def test_a_vocabulary_made_of_the_documents_spells_every_question_and_answer():
