@@ -16,8 +16,8 @@ class Batches:
                   `set_epoch(epoch)`, and `dataset[i]` is a function of (i, epoch). If its examples are padded, it has
                   `pad_id`: padding on the right is cut off, and no padding is ever a target.
     batch_size    examples in a batch; or, instead,
-    batch_tokens  most tokens in a batch, padding included: examples of similar length come together, so little is spent
-                  on padding. One batch of an epoch, with the shortest examples, takes what remains, and may have more
+    batch_tokens  about how many tokens a batch has, padding included: examples of similar length come together, so little
+                  is spent on padding
     """
 
     def __init__(self, dataset, batch_size: int = 0, batch_tokens: int = 0, seed: int = 0):
@@ -36,9 +36,8 @@ class Batches:
             lengths = self._draw(epoch=0)
             if batch_tokens < lengths.max():
                 raise ValueError(f"batch_tokens is {batch_tokens}, but one example has {lengths.max()} tokens")
-            # Fixed by the first epoch, so that step i is always in the same epoch. The one that is left out makes room
-            # for epochs that happen to be shorter.
-            self.per_epoch = max(1, len(self._group(lengths, np.argsort(-lengths, kind="stable"))) - 1)
+            # Fixed by the first epoch, so that step i is always in the same epoch, though others may be longer or shorter.
+            self.per_epoch = len(_group(np.sort(_round_up(lengths))[::-1], batch_tokens))
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -68,17 +67,6 @@ class Batches:
             return np.array([len(x) for x, _ in self._drawn])
         return np.array([int((x != self.pad_id).sum()) for x, _ in self._drawn])
 
-    def _group(self, lengths: np.ndarray, order: np.ndarray) -> list[list[int]]:
-        """Cut `order`, in which lengths fall, into batches of batch_tokens tokens, padding included."""
-        batches, start = [], 0
-        while start < len(order):
-            # Not exactly sorted: the longest of a batch may stand a little further on.
-            longest = _round_up(int(lengths[order[start : start + 64]].max()))
-            count = max(1, self.batch_tokens // longest)
-            batches.append(order[start : start + count].tolist())
-            start += count
-        return batches
-
     def _plan(self, epoch: int) -> None:
         """Share the examples of an epoch out among its batches."""
         rng = np.random.default_rng((self.seed, epoch))
@@ -88,13 +76,16 @@ class Batches:
             order = rng.permutation(len(self.dataset))
             self._batches = [order[i : i + self.batch_size].tolist() for i in range(0, len(order), self.batch_size)]
         else:
-            # Longest first, give or take a little so that neighbours change. The last batch takes what remains.
-            lengths = self._draw(epoch)
-            order = np.argsort(-(lengths + rng.uniform(0, 8, len(lengths))), kind="stable")
-            batches = self._group(lengths, order)
-            if len(batches) < self.per_epoch:
-                batches = [part.tolist() for part in np.array_split(order, self.per_epoch)]
-            batches[self.per_epoch - 1 :] = [sum(batches[self.per_epoch - 1 :], [])]
+            lengths = _round_up(self._draw(epoch))
+            order = rng.permutation(len(lengths))
+            order = order[np.argsort(-lengths[order], kind="stable")]  # longest first, equals in random order
+            budget = int(lengths.sum()) // self.per_epoch  # the least that could do
+            while len(starts := _group(lengths[order], budget)) > self.per_epoch:
+                budget += -(-budget // 50)
+            batches = [batch.tolist() for batch in np.split(order, starts[1:])]
+            while len(batches) < self.per_epoch:
+                largest = max(batches, key=len)
+                batches.append([largest.pop() for _ in range(len(largest) // 2)])
             self._batches = [batches[i] for i in rng.permutation(self.per_epoch)]
         self._epoch = epoch
 
@@ -114,6 +105,15 @@ def collate(examples: list[tuple[Tensor, Tensor]], pad_id: int | None) -> tuple[
     return x.contiguous(), y.masked_fill(y == pad_id, -1)
 
 
-def _round_up(length: int) -> int:
+def _group(lengths: np.ndarray, budget: int) -> list[int]:
+    """Where to cut examples of falling `lengths` so that no piece takes more than `budget`: the start of each piece."""
+    starts, end = [], 0
+    while end < len(lengths):
+        starts.append(end)
+        end += max(1, budget // int(lengths[end]))  # all are padded to the first
+    return starts
+
+
+def _round_up(length):
     """The next multiple of 16. On a CPU a matrix kernel is compiled, in milliseconds, for each new shape it meets."""
     return -(-length // 16) * 16

@@ -53,7 +53,7 @@ def split_text(text: str) -> list[str]:
     return pre_token_pattern().findall(text)
 
 
-def blocks(text: str, size: int = 1 << 17) -> Iterator[str]:
+def blocks(text: str, size: int = 1 << 18) -> Iterator[str]:
     """Cut a long text into pieces of `size` characters or more, between pre-tokens, to keep working memory small."""
     start = 0
     while match := BOUNDARY.search(text, start + size):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mingpt.generate import KVCache, generate
+from mingpt.hooks import Tap, add_taps
 
 PRESETS = {
     "gpt2": dict(n_layer=12, n_head=12, n_embd=768),  # 124 million parameters
@@ -83,15 +84,16 @@ class GPTConfig:
 # Attention. All three functions compute softmax(q k^T / sqrt(D) + mask) v and differ only in how.
 
 
-def explicit_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
+def explicit_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float,
+                       scores_tap: nn.Module = Tap(), pattern_tap: nn.Module = Tap()) -> Tensor:
     """The textbook formula (Vaswani et al. 2017, equation 1).
 
     q is (B, H, T, D), k and v are (B, H, S, D); mask broadcasts to (B, H, T, S) and holds 0 where a query may look and
     -inf where it may not. Returns (B, H, T, D).
     """
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1)) + mask  # (B, H, T, S)
-    pattern = F.dropout(scores.softmax(dim=-1), dropout)
-    return pattern @ v
+    scores = scores_tap(q @ k.transpose(-2, -1) / math.sqrt(q.size(-1)) + mask)  # (B, H, T, S)
+    pattern = pattern_tap(scores.softmax(dim=-1))
+    return F.dropout(pattern, dropout) @ v
 
 
 def batched_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
@@ -140,7 +142,10 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head self-attention in which a position sees itself and what came before it."""
+    """Multi-head self-attention in which a position sees itself and what came before it.
+
+    A `Tap` is an identity: a name for what passes there, so that `mingpt.hooks` can record or change it.
+    """
 
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
@@ -149,6 +154,7 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.resid_dropout = nn.Dropout(config.dropout)
+        add_taps(self, "q", "k", "v", "scores", "pattern", "head_out")
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         B, T, C = x.shape
@@ -158,21 +164,34 @@ class CausalSelfAttention(nn.Module):
             q, k = F.rms_norm(q, (D,)), F.rms_norm(k, (D,))
         if context.rotation is not None:
             q, k = rotate(q, context.rotation), rotate(k, context.rotation)
+        q, k, v = self.q(q), self.k(k), self.v(v)
         if context.cache is not None:
             k, v = context.cache.append(self.layer, k, v)  # (B, H, S, D)
 
         dropout = self.config.dropout if self.training else 0.0
         how, mask = self.config.attention, context.mask.to(q.dtype)
-        if how == "auto":
+        if self.scores.in_use or self.pattern.in_use:
+            how = "explicit"  # the others never hold them
+        elif how == "auto":
             how = fastest_attention(q, context.plain_causal)
         if how == "explicit":
-            y = explicit_attention(q, k, v, mask, dropout)
+            y = explicit_attention(q, k, v, mask, dropout, self.scores, self.pattern)
         elif how == "batched":
             y = batched_attention(q, k, v, mask, dropout)
         else:
             y = fused_attention(q, k, v, None if context.plain_causal else mask, dropout)
-        y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
+        y = self.head_out(y).transpose(1, 2).reshape(B, T, C)  # heads side by side again
         return self.resid_dropout(self.c_proj(y))
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x times the normal distribution function of x, in GPT-2's approximation by tanh (Hendrycks and Gimpel 2016).
+
+    For 16-bit numbers on a CPU, where PyTorch's tanh form takes three times as long as the exact one, the exact one: they
+    differ by less than 5e-4, a sixteenth of the distance between neighbouring bfloat16 numbers at 1.
+    """
+    exact = x.device.type == "cpu" and x.element_size() == 2
+    return F.gelu(x, approximate="none" if exact else "tanh")
 
 
 class MLP(nn.Module):
@@ -183,9 +202,10 @@ class MLP(nn.Module):
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
         self.resid_dropout = nn.Dropout(config.dropout)
+        add_taps(self, "hidden")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.resid_dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
+        return self.resid_dropout(self.c_proj(self.hidden(gelu(self.c_fc(x)))))
 
 
 class Block(nn.Module):
@@ -197,11 +217,12 @@ class Block(nn.Module):
         self.attn = CausalSelfAttention(config, layer)
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
+        add_taps(self, "resid_pre", "resid_mid", "resid_post")
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = x + self.attn(self.ln_1(x), context)
-        x = x + self.mlp(self.ln_2(x))
-        return x
+        x = self.resid_pre(x)
+        x = self.resid_mid(x + self.attn(self.ln_1(x), context))
+        return self.resid_post(x + self.mlp(self.ln_2(x)))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -219,7 +240,7 @@ class GPT(nn.Module):
         if config.positions == "learned":
             self.transformer["wpe"] = nn.Embedding(T, C)
         self.transformer["drop"] = nn.Dropout(config.dropout)
-        self.transformer["h"] = nn.ModuleList([self.make_block(layer) for layer in range(config.n_layer)])
+        self.transformer["h"] = nn.ModuleList(self.make_blocks())
         self.transformer["ln_f"] = nn.LayerNorm(C)
         self.lm_head = nn.Linear(C, config.vocab_size, bias=False)
         if config.tie_weights:
@@ -234,9 +255,9 @@ class GPT(nn.Module):
             self.register_buffer("sin", angle.sin(), persistent=False)
         self.init_weights()
 
-    def make_block(self, layer: int) -> nn.Module:
-        """Layer number `layer`: a module called as `block(x, context)`. Override it to put something else there."""
-        return Block(self.config, layer)
+    def make_blocks(self) -> list[nn.Module]:
+        """The layers, in order, each called as `block(x, context)`. Override it to put something else there."""
+        return [Block(self.config, layer) for layer in range(self.config.n_layer)]
 
     def init_weights(self) -> None:
         """GPT-2's initialisation.
@@ -296,6 +317,19 @@ class GPT(nn.Module):
             cos, sin = self.cos[positions], self.sin[positions]  # (T, D/2), or (B or 1, T, D/2) for positions by row
             rotation = (cos, sin) if positions.ndim == 1 else (cos.unsqueeze(1), sin.unsqueeze(1))
         return Context(mask, cache is None or cache.longest == 0, rotation, cache)
+
+    @classmethod
+    def from_pretrained(cls, source, **options) -> "GPT":
+        """GPT-2 by name ("gpt2" ... "gpt2-xl"), or from a folder or file of its format; see `mingpt.pretrained.load`."""
+        from mingpt import pretrained  # here, as it imports this file
+
+        return pretrained.load(cls, source, **options)
+
+    def save_pretrained(self, folder) -> None:
+        """Write a folder that `from_pretrained`, transformers' and ours, loads; see `mingpt.pretrained.save`."""
+        from mingpt import pretrained
+
+        pretrained.save(self, folder)
 
     def generate(self, idx, max_new_tokens, temperature=1.0, do_sample=False, top_k=None, **options):
         """Continue `idx` by up to `max_new_tokens` tokens; see `mingpt.generate.generate` for all options."""

@@ -76,11 +76,21 @@ def test_a_share_of_nothing_has_nothing_to_learn():
 def test_batches_of_tokens_hold_about_that_many_and_little_padding():
     lengths = LENGTHS * 5
     batches = Batches(Padded(lengths), batch_tokens=1920)
-    sizes = [batches.part(i)[0].numel() for i in range(len(batches))]
-    assert max(sorted(sizes)[:-1]) <= 1920, "all but the batch that takes what remains"
-    assert sum(lengths) / sum(sizes) > 0.7
+    for epoch in range(2):
+        sizes = [batches.part(epoch * len(batches) + i)[0].numel() for i in range(len(batches))]
+        assert 0.5 * 1920 < min(sizes) and max(sizes) <= 1.1 * 1920
+        assert sum(lengths) / sum(sizes) > 0.7
     shuffled = Batches(Padded(lengths), batch_size=32)
     assert sum(lengths) / sum(shuffled.part(i)[0].numel() for i in range(len(shuffled))) < 0.6
+
+
+@pytest.mark.parametrize("lengths", [[5], [50, 5], [57] + [5] * 40, [57] * 3, [5, 57, 5]])
+@pytest.mark.parametrize("batch_tokens", [64, 100, 1000])
+def test_no_batch_of_tokens_is_empty(lengths, batch_tokens):
+    batches = Batches(Padded(lengths), batch_tokens=batch_tokens)
+    rows = [row[0].item() for i in range(len(batches)) for row in batches.part(i)[0]]
+    assert sorted(rows) == list(range(1, len(lengths) + 1))
+    assert all((batches.part(i)[1] != -1).any() for i in range(len(batches)))
 
 
 def test_the_last_batch_of_an_epoch_is_not_dropped():

@@ -4,6 +4,7 @@ Identity with tiktoken is checked on a sample by default and in full with MINGPT
 and every file of the standard library, a minute or two.
 """
 
+import heapq
 import os
 import pickle
 import random
@@ -11,7 +12,6 @@ import re
 import subprocess
 import sys
 import sysconfig
-import time
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -240,15 +240,20 @@ def test_special_tokens(small):
         small.encode("a", {"<|x|>"})
 
 
-def test_long_words_take_linear_time(small):
-    def seconds(text):
-        start = time.perf_counter()
-        assert small.decode(small.encode(text)) == text
-        return time.perf_counter() - start
+@pytest.mark.parametrize("letters", ["t", "the"])
+def test_long_words_take_a_linear_number_of_steps(small, letters, monkeypatch):
+    steps = 0
 
-    for letters in ("t", "the"):
-        short, long = (min(seconds(letters * (n // len(letters))) for _ in range(3)) for n in (20_000, 160_000))
-        assert long < 24 * short  # 8 times the letters; a quadratic algorithm takes 64 times as long
+    def counted(heap, pop=heapq.heappop):
+        nonlocal steps
+        steps += 1
+        return pop(heap)
+
+    monkeypatch.setattr("mingpt.bpe_merge.heapq.heappop", counted)
+    for n in (1_000, 10_000, 40_000):
+        text, steps = letters * (n // len(letters)), 0
+        assert small.decode(small.encode(text)) == text
+        assert steps < 3 * n, "each pop is a pair of neighbours; merges make at most two new ones each"
 
 
 def test_pickle_and_threads(small):

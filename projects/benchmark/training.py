@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mingpt.config import Parser
-from mingpt.model import GPT, Context, GPTConfig
+from mingpt.model import GPT, MLP, Context, GPTConfig
 from mingpt.optim import OptimConfig
 from mingpt.trainer import Trainer, TrainerConfig
 from mingpt.utils import has_fast_bfloat16
@@ -50,15 +50,24 @@ class PlainAttention(nn.Module):
         return self.c_proj(y.transpose(1, 2).contiguous().view(B, T, C))
 
 
+class PlainMLP(MLP):
+    """The MLP as both write it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+
+
 class PlainGPT(GPT):
-    """The same GPT with `PlainAttention` in its blocks."""
+    """The same GPT, its layers written plainly."""
 
     fused = False
 
-    def make_block(self, layer: int) -> nn.Module:
-        block = super().make_block(layer)
-        block.attn = PlainAttention(self.config, self.fused)
-        return block
+    def make_blocks(self) -> list[nn.Module]:
+        blocks = super().make_blocks()
+        for block in blocks:
+            block.attn = PlainAttention(self.config, self.fused)
+            block.mlp = PlainMLP(self.config)
+        return blocks
 
 
 class NanoGPT(PlainGPT):

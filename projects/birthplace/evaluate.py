@@ -1,8 +1,10 @@
 """Ask a model questions, and mark its answers."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
+import torch
 from tqdm import tqdm
 
 from mingpt.char import CharTokenizer
@@ -48,6 +50,19 @@ def predict(model: GPT, tokenizer: CharTokenizer, questions: list[str], batch_si
                 answers[i] = tokenizer.decode(tokens[len(prompt) :]).split(MASK)[0]
             bar.update(len(batch))
     return answers
+
+
+@torch.no_grad()
+def confidences(model: GPT, tokenizer: CharTokenizer, questions: list[str], answers: list[str]) -> list[float]:
+    """The probability that the model gives each answer as a whole, its closing mark included, after its question."""
+    probabilities = []
+    model.eval()
+    for question, answer in zip(questions, answers):
+        tokens = torch.tensor([tokenizer.encode(question + MASK + answer + MASK)], device=next(model.parameters()).device)
+        logits, _ = model(tokens[:, :-1])
+        log_p = logits.float().log_softmax(dim=-1).gather(2, tokens[:, 1:, None])[0, len(question) :]
+        probabilities.append(math.exp(log_p.sum().item()))
+    return probabilities
 
 
 def score(predictions: list[str], answers: list[str]) -> Score:

@@ -2,17 +2,14 @@
 
 from dataclasses import dataclass, field, replace
 
-import torch
-from torch import Tensor
-
 from mingpt.char import CharTokenizer
 from mingpt.model import GPT, GPTConfig
 from mingpt.optim import OptimConfig
 from mingpt.trainer import TrainerConfig
 from projects.birthplace.dataset import CharCorruptionDataset, MixedDataset, NameDataset, SalientCorruptionDataset
+from projects.birthplace.variants import VARIANTS, make_variant
 
 BLOCK_SIZE = 128
-VARIANTS = {"vanilla": "learned", "rope": "rotary"}  # name in the assignment -> GPTConfig.positions
 
 
 @dataclass(frozen=True)
@@ -110,30 +107,10 @@ def get_recipe(name: str) -> Recipe:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-class ShiftedGPT(GPT):
-    """A GPT whose sequences begin at a random position while it is trained.
-
-    A biography begins with a name; in a question the name stands 10 characters later. Learned positions that saw names
-    only at the beginning would not know it there.
-    """
-
-    def forward(self, idx: Tensor, targets: Tensor | None = None, positions: Tensor | None = None, cache=None):
-        if self.training and positions is None:
-            block_size, T = self.config.block_size, idx.size(1)
-            room = block_size - (idx != CharCorruptionDataset.pad_id).sum(dim=1, keepdim=True)  # (B, 1)
-            start = (torch.rand(room.shape, device=idx.device) * (room + 1)).long()
-            # Only padding is moved past the end, and nothing looks at it.
-            positions = (start + torch.arange(T, device=idx.device)).clamp(max=block_size - 1)  # (B, T)
-        return super().forward(idx, targets, positions, cache)
-
-
-def build_model(variant: str, vocab_size: int, recipe: Recipe) -> GPT:
+def build_model(variant: str, vocab_size: int, recipe: Recipe, bottleneck_dim: int = 32) -> GPT:
     """A fresh model of one of the VARIANTS."""
-    if variant not in VARIANTS:
-        raise ValueError(f"no variant is called {variant!r}; there are {', '.join(VARIANTS)}")
-    config = GPTConfig(vocab_size=vocab_size, block_size=BLOCK_SIZE, positions=VARIANTS[variant], **recipe.model)
-    # Rotary positions see distances only; shifting them would change nothing.
-    return ShiftedGPT(config) if recipe.shift and config.positions == "learned" else GPT(config)
+    config = GPTConfig(vocab_size=vocab_size, block_size=BLOCK_SIZE, **recipe.model)
+    return make_variant(variant, config, recipe.shift, bottleneck_dim)
 
 
 def pretraining_data(recipe: Recipe, corpus: str, tokenizer: CharTokenizer, seed: int, source: str):

@@ -22,6 +22,7 @@ class Settings:
     variant: str
     recipe: Recipe
     seed: int = 0
+    bottleneck_dim: int = 32
     device: str = "auto"
     dtype: str = "auto"
     resume: bool = False
@@ -31,7 +32,7 @@ class Settings:
 def new_model(settings: Settings, tokenizer: CharTokenizer) -> GPT:
     """A model with fresh parameters, drawn by the seed."""
     set_seed(settings.seed)
-    return build_model(settings.variant, tokenizer.vocab_size, settings.recipe)
+    return build_model(settings.variant, tokenizer.vocab_size, settings.recipe, settings.bottleneck_dim)
 
 
 def train(settings: Settings, phase: Phase, model: GPT, tokenizer: CharTokenizer, dataset,
@@ -61,7 +62,8 @@ def save_parameters(path: str | os.PathLike, settings: Settings, model: GPT, tok
     """Write the model, with all that is needed to read it, atomically. Of several processes, the first writes."""
     if is_first_process():
         save_torch(path, {"format": FORMAT, "variant": settings.variant, "vocabulary": tokenizer.characters,
-                          "config": asdict(model.config), "model": model.state_dict()})
+                          "config": asdict(model.config), "bottleneck_dim": getattr(model, "bottleneck_dim", 0),
+                          "model": model.state_dict()})
 
 
 def load_parameters(path: str | os.PathLike, settings: Settings, tokenizer: CharTokenizer) -> GPT:
@@ -77,7 +79,7 @@ def load_parameters(path: str | os.PathLike, settings: Settings, tokenizer: Char
     config = config_from_dict(GPTConfig, saved["config"], str(path))
     recipe = replace(settings.recipe, model={k: v for k, v in asdict(config).items()
                                              if k not in ("vocab_size", "block_size", "positions")})
-    model = build_model(settings.variant, tokenizer.vocab_size, recipe)
+    model = build_model(settings.variant, tokenizer.vocab_size, recipe, saved.get("bottleneck_dim", 0))
     try:
         model.load_state_dict(saved["model"])
     except RuntimeError as error:
