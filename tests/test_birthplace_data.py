@@ -1,6 +1,7 @@
 """The datasets of the birthplace study, held against the assignment's specification property by property."""
 
 import random
+from functools import partial
 from collections import Counter
 
 import pytest
@@ -38,7 +39,7 @@ def test_empty_lines_are_no_documents(tokenizer):
     assert [len(x) for x, _ in dataset] == [127] * 4, "and a for loop over it ends"
 
 
-@pytest.mark.parametrize("kind", [CharCorruptionDataset, SalientCorruptionDataset])
+@pytest.mark.parametrize("kind", [CharCorruptionDataset, partial(SalientCorruptionDataset, salient=0.5, recall=0.0)])
 def test_an_example_is_prefix_mark_suffix_mark_masked_mark_padding(kind, tokenizer):
     dataset = kind(CORPUS, tokenizer)
     for epoch in range(300):
@@ -95,13 +96,48 @@ def test_an_example_is_a_function_of_seed_epoch_and_number(tokenizer):
     assert len({string(CharCorruptionDataset(CORPUS, tokenizer, seed=s), 3) for s in range(5)}) == 5
 
 
-def test_salient_spans_are_names_after_the_title(tokenizer):
-    dataset, rng = SalientCorruptionDataset(CORPUS, tokenizer, salient=1.0), random.Random(0)
-    drawn = [dataset.split("Ada Roe. Roe, born in Oslo, lived in New York City.", rng) for _ in range(400)]
-    assert {masked for _, masked, _ in drawn} == {"Oslo", "New York City"}, "and not the name itself"
-    assert 0.4 < sum(suffix == "" for _, _, suffix in drawn) / 400 < 0.6
-    prefix, masked, suffix = dataset.split("no names in here at all", rng)
-    assert masked, "without names, the plain law"
+def test_salient_spans_are_capitalised_words_that_are_not_in_the_title(tokenizer):
+    dataset, rng = SalientCorruptionDataset(CORPUS, tokenizer, salient=1.0, recall=0.0), random.Random(0)
+    document = "Ada Roe. Roe, born in Oslo, lived in New York City."
+    drawn = [dataset.corrupt(document, rng).split(MASK) for _ in range(400)]
+    assert {masked for _, _, masked, _ in drawn} == {"Oslo", "New York City"}, "and not the name itself"
+    assert 0.4 < sum(suffix == "" for _, suffix, _, _ in drawn) / 400 < 0.6
+    assert all(suffix == "" or prefix + masked + suffix == document for prefix, suffix, masked, _ in drawn)
+    assert dataset.corrupt("no names in here at all", rng).count(MASK) == 3, "without names, the plain law"
+
+
+def test_recall_asks_after_the_name_in_few_words_of_the_document(tokenizer):
+    dataset, rng = SalientCorruptionDataset(CORPUS, tokenizer, salient=0.0, recall=1.0), random.Random(0)
+    document = "Ada Roe. Roe (2 May 1900 in Oslo - 1980) was a poet and Dane."
+    kinds = Counter()
+    for _ in range(4000):
+        words, asked, end = dataset.corrupt(document, rng).split(MASK)
+        assert end == "" and asked in ("May", "Oslo", "Dane") and asked not in words.split(), "the words do not tell"
+        lead, name, tail = words.partition("Ada Roe")
+        assert name and len(lead.split()) <= 3
+        tail = tail.removeprefix(".").split()
+        before = document[len("Ada Roe. ") : document.index(asked)].split()
+        assert len(tail) <= 4 and tail == before[len(before) - len(tail) :], "those just before the gap"
+        kinds[asked] += 1
+        kinds["nothing before"] += lead == ""
+        kinds["only the name"] += words == "Ada Roe"
+    assert 0.75 < kinds["Oslo"] / 4000 < 0.85, "0.7 behind a preposition, and a third of the rest"
+    assert kinds["May"] > 200 and kinds["Dane"] > 200 and kinds["only the name"] > 200
+    assert 0.5 < kinds["nothing before"] / 4000 < 0.75
+    assert dataset.corrupt("no names in here at all", rng).count(MASK) == 3, "without names, the plain law"
+
+
+def test_a_recalled_example_fits_the_block(tokenizer):
+    dataset, rng = SalientCorruptionDataset(CORPUS, tokenizer, salient=0.0, recall=1.0, block_size=32), random.Random(0)
+    for document in ("Ada Roe. Roe was born in Oslo and then wandered aimlessly in " + "Aa" * 8,
+                     "A person of a very long name indeed. He lived in Oslo", "Ada Roe. In " + "Aa" * 40):
+        for _ in range(300):
+            assert len(dataset.corrupt(document, rng)) <= 32
+
+
+def test_shares_beyond_the_whole_are_refused(tokenizer):
+    with pytest.raises(ValueError, match="salient is 0.5 and recall 0.6; both are shares of one whole"):
+        SalientCorruptionDataset(CORPUS, tokenizer, salient=0.5, recall=0.6)
 
 
 def test_questions_are_masked_up_to_the_answer(tokenizer):

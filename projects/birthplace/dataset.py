@@ -102,29 +102,66 @@ class CharCorruptionDataset:
 class SalientCorruptionDataset(CharCorruptionDataset):
     """Span corruption that more often asks for what is worth knowing (Guu et al. 2020, "salient span masking").
 
-    In a share `salient` of the examples the missing piece is a run of capitalised words after the name that the document
-    begins with: mostly a name or a place, now and then a "She" or a "Born". In half of those nothing follows the gap, as
-    nothing follows a question. Parameters otherwise as for `CharCorruptionDataset`, whose law gives the other examples.
+    salient     share of the examples in which the missing piece is a run of capitalised words after the name that the
+                document begins with: mostly a name or a place, now and then a "She" or a "Born". In half of them nothing
+                follows the gap, as nothing follows a question
+    recall      share in which, besides, little else is left than the name: up to 3 words of the document before it, up to
+                4 of those that stand before the gap behind it, and one mark, as in a question:
+
+                    writer and Khatchig Mouradian born in⁇Lebanon⁇
+
+                What a model learns from whole documents it can tell if asked with the document's own words. Asked in
+                other words it needs to know it of the name. In most of these the gap is behind an "in" or "at"
+
+    Other parameters as for `CharCorruptionDataset`, whose law gives the remaining examples, and those of documents
+    without a name.
     """
 
     capitalised = re.compile(r"\b[^\W\d_a-z]\w*(?: [^\W\d_a-z]\w*)*")
+    preposition = re.compile(r"\b(?:in|at|near|from|of)(?: the)? $")
 
-    def __init__(self, *args, salient: float = 0.6, **options):
+    def __init__(self, *args, salient: float = 0.1, recall: float = 0.8, **options):
         super().__init__(*args, **options)
-        self.salient = salient
+        if not (salient >= 0 and recall >= 0 and salient + recall <= 1):
+            raise ValueError(f"salient is {salient} and recall {recall}; both are shares of one whole")
+        self.salient, self.recall = salient, recall
 
-    def split(self, document: str, rng: random.Random) -> tuple[str, str, str]:
-        if rng.random() >= self.salient:
-            return super().split(document, rng)
-        beginning = document[: int(self.block_size * 7 / 8)]
-        title = beginning.find(". ") + 1
-        spans = [match.span() for match in self.capitalised.finditer(beginning, title)
-                 if match.group() not in beginning[:title] and match.group()[0].isupper()]
+    def corrupt(self, document: str, rng: random.Random) -> str:
+        draw = rng.random()
+        if draw < self.recall:
+            question = self.ask(document, rng)
+            if question:
+                return question
+        elif draw < self.recall + self.salient:
+            spans = self.spans(document[: int(self.block_size * 7 / 8)])
+            if spans:
+                start, end = rng.choice(spans)
+                suffix = "" if rng.random() < 0.5 else document[end : int(self.block_size * 7 / 8)]
+                return document[:start] + MASK + suffix + MASK + document[start:end] + MASK
+        return super().corrupt(document, rng)
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Start and end of the runs of capitalised words behind the title, without those that stand in it."""
+        title = text.partition(". ")[0]
+        return [match.span() for match in self.capitalised.finditer(text, len(title) + 1)
+                if match.group() not in title and match.group()[0].isupper()]
+
+    def ask(self, document: str, rng: random.Random) -> str:
+        """Some words, the name, some words, MASK, a name or place, MASK; or "" if the document has none to ask for."""
+        spans = self.spans(document)
+        if rng.random() < 0.7:
+            spans = [span for span in spans if self.preposition.search(document[: span[0]])] or spans
         if not spans:
-            return super().split(document, rng)
+            return ""
         start, end = rng.choice(spans)
-        suffix = "" if rng.random() < 0.5 else beginning[end:]
-        return beginning[:start], beginning[start:end], suffix
+        name = document.partition(". ")[0]
+        between = document[len(name) + 2 : start].split()
+        others = between + document[end:].split()
+        lead, first = rng.randint(0, 3) if rng.random() < 0.5 else 0, rng.randint(0, len(others))
+        tail = rng.randint(0, 4)
+        words = others[first : first + lead] + [name + "." * (rng.random() < 0.2)] + between[len(between) - tail :]
+        room = self.block_size - (end - start) - 2  # for the words, so that both marks fit
+        return " ".join(words)[-room:] + MASK + document[start:end] + MASK if room > len(name) else ""
 
 
 class NameDataset:

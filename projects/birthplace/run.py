@@ -13,9 +13,19 @@ The assignment's own commands:
     run.py evaluate vanilla wiki.txt --reading_params_path vanilla.finetune.params
            --eval_corpus_path birth_dev.tsv --outputs_path vanilla.pretrain.dev.predictions
     run.py london --eval_corpus_path birth_dev.tsv --finetune_corpus_path birth_places_train.tsv
+
+A closer look, handing in, and marking; each has a --help of its own:
+
+    run.py analyze                       what a finetuned model knows, and whether it knows that it knows
+    run.py cost                          what a training step of each variant costs
+    run.py submit                        collect what is to be handed in, and show its marks
+    run.py grade submission.zip          mark a submission
+    run.py --handout DIR                 write the starter version, without the functions to be written
 """
 
+import importlib
 import os
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -40,6 +50,8 @@ COMMANDS = {  # each with the flags that only some commands take
     "evaluate": {"reading_params_path", "eval_corpus_path", "outputs_path"},
     "london": {"eval_corpus_path", "finetune_corpus_path"},
 }
+OTHERS = {  # commands with a module, flags and --help of their own
+    "analyze": "analysis", "cost": "cost", "submit": "submit", "grade": "grade", "handout": "handout", "--handout": "handout"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,7 @@ class Options:
     out: Annotated[str, "folder for everything that is written"] = "out/birthplace"
     recipe: Annotated[str, f"{', '.join(RECIPES)}; world or salient, by the data, unless given"] = ""
     seed: Annotated[int, "first seed"] = 0
+    bottleneck_dim: Annotated[int, "learned vectors in the middle of a new perceiver"] = 32
     device: Annotated[str, "auto, cpu, cuda, mps"] = "auto"
     dtype: Annotated[str, "auto, float32, bfloat16, float16"] = "auto"
     resume: Annotated[bool, "true: go on from the checkpoints in the folder"] = False
@@ -256,7 +269,8 @@ def report(losses: list[float], writing: str) -> None:
 
 def make_settings(variant: str, recipe: Recipe, options: Options, seed: int) -> Settings:
     """The options that the steps of a run share."""
-    return Settings(variant, recipe, seed, options.device, options.dtype, options.resume, options.checkpoint_interval)
+    return Settings(variant, recipe, seed, options.bottleneck_dim, options.device, options.dtype, options.resume,
+                    options.checkpoint_interval)
 
 
 def refuse_unused(args) -> None:
@@ -283,6 +297,8 @@ def required(args, name: str, command: str) -> str:
 
 def main() -> None:
     """Read the command line and run one command."""
+    if sys.argv[1:] and sys.argv[1] in OTHERS:
+        return importlib.import_module(f"projects.birthplace.{OTHERS[sys.argv[1]]}").main(sys.argv[2:])
     parser = Parser(description=__doc__)
     parser.add_argument("command", nargs="?", default="study", choices=COMMANDS)
     parser.add_argument("variant", nargs="?", default="vanilla", choices=list(VARIANTS))

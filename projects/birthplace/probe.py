@@ -1,0 +1,141 @@
+"""What runs beside a submission's code: it calls the code and writes down what comes back. It judges nothing.
+
+`sandbox.run_untrusted` copies this file next to the submission's modules and runs it there, in a process that the
+submission can do anything with. So no verdict is made here, and nothing that is written here is believed: `grade.py`
+chose the questions, gets raw answers (characters, indices, logits) and marks them in its own process.
+
+The same functions, called in the marker's process, give the answers of our own code.
+"""
+
+import json
+import os
+import sys
+import types
+from pathlib import Path
+
+
+def vocabulary(text: str) -> str:
+    """The characters of the corpus's tokenizer, in order."""
+    from projects.birthplace.dataset import make_tokenizer
+
+    return make_tokenizer(text).characters
+
+
+def corruption(text: str, block_size: int, seed: int, draws: list[list[int]]) -> dict:
+    """How many documents there are, and the examples [epoch, i] of `draws`, each as `example` gives it."""
+    from projects.birthplace.dataset import CharCorruptionDataset, make_tokenizer
+
+    dataset = CharCorruptionDataset(text, make_tokenizer(text), block_size, seed)
+    examples = []
+    for epoch, i in draws:
+        dataset.set_epoch(epoch)
+        examples.append(example(dataset, i))
+    return {"documents": len(dataset), "examples": examples}
+
+
+def questions(text: str, pairs: str, block_size: int) -> dict:
+    """All examples of the questions in the TSV text `pairs`."""
+    from projects.birthplace.dataset import NameDataset, make_tokenizer
+
+    dataset = NameDataset(pairs, make_tokenizer(text), block_size)
+    return {"examples": [example(dataset, i) for i in range(len(dataset))]}
+
+
+def example(dataset, i: int) -> dict:
+    """x and y as lists with the names of their dtypes, or the error that came instead."""
+    try:
+        x, y = dataset[i]
+        return {"x": x.tolist(), "y": y.tolist(), "dtypes": [str(x.dtype), str(y.dtype)]}
+    except Exception as error:
+        return {"error": describe(error)}
+
+
+def logits(variant: str, vocab_size: int, seed: int, rows: list[list[int]]) -> list:
+    """The logits, (B, T, V) as lists, of a small model with the parameters that `seed` draws."""
+    import torch
+
+    with torch.no_grad():
+        return small_model(variant, vocab_size, seed)(torch.tensor(rows))[0].tolist()
+
+
+def answers(variant: str, characters: str, seeds: list[int], asked: list[str]) -> list[list[str]]:
+    """What `predict` makes of small models with the parameters that `seeds` draw, and that vocabulary."""
+    import torch
+
+    from mingpt.char import CharTokenizer
+    from projects.birthplace.evaluate import predict
+
+    tokenizer, said = CharTokenizer(characters), []
+    for seed in seeds:
+        model = small_model(variant, tokenizer.vocab_size, seed)
+        with torch.no_grad():
+            model.transformer.wte.weight[1] *= 2  # the mark, so that some answers end
+        said.append(list(predict(model, tokenizer, asked)))
+    return said
+
+
+def small_model(variant: str, vocab_size: int, seed: int):
+    """A model of the quick recipe's size whose parameters are a function of their names, their shapes and the seed.
+
+    Larger than at initialisation: every part of the model should show in its logits, and not the embeddings most.
+    """
+    import torch
+
+    from projects.birthplace.recipes import build_model, get_recipe
+
+    model = build_model(variant, vocab_size, get_recipe("quick")).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters(), key=lambda named: named[0]):
+            std = 0.2 if name.endswith(("wte.weight", "wpe.weight")) else 1.0
+            parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+PROBES = {function.__name__: function for function in (vocabulary, corruption, questions, logits, answers)}
+
+
+def describe(error: BaseException) -> str:
+    """An error in a few words."""
+    return f"{type(error).__name__}: {error}"[:300]
+
+
+def limit(limits: dict) -> None:
+    """Bind this process, and what it starts, to the limits; on Windows there is no way to."""
+    try:
+        import resource
+    except ImportError:
+        return
+    for name, most in (("RLIMIT_CPU", limits["seconds"]), ("RLIMIT_DATA", limits["memory"]),
+                       ("RLIMIT_FSIZE", limits["file_size"]), ("RLIMIT_CORE", 0), ("RLIMIT_NOFILE", 256)):
+        hard = resource.getrlimit(getattr(resource, name))[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(getattr(resource, name), (most, most))
+
+
+def confine(path: list[str]) -> None:
+    """Import the submission's modules and the installed packages, and no other copy of this project."""
+    home = os.getcwd()
+    sys.path[:0] = [home, *path]
+    for name in ("projects", "projects.birthplace"):  # as namespace packages they would span the whole path
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].__path__ = [os.path.join(home, *name.split("."))]
+
+
+def main() -> None:
+    """Answer the probes of request.json, one line of result.jsonl each."""
+    request = json.loads(Path("request.json").read_text(encoding="utf-8"))
+    limit(request["limits"])
+    confine(request["path"])
+    with open("result.jsonl", "w", encoding="utf-8") as results:
+        for name, arguments in request["probes"]:
+            try:
+                line = {"value": PROBES[name](**arguments)}
+            except BaseException as error:  # SystemExit, too: the next probe may fare better
+                line = {"error": describe(error)}
+            results.write(json.dumps(line) + "\n")
+            results.flush()
+
+
+if __name__ == "__main__":
+    main()

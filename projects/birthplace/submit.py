@@ -1,0 +1,123 @@
+"""Collect what is to be handed in, and show what a marker would see.
+
+    run.py study vanilla; run.py study rope        both write to out/birthplace
+    run.py submit                                  makes out/birthplace/submission.zip of it, and marks that
+    run.py submit --data cs224n                    if the study was on the assignment's files
+
+In the zip, under the assignment's names:
+
+    vanilla.model.params                           finetuned without pretraining, and its predictions
+        vanilla.nopretrain.{dev,test}.predictions
+    {vanilla,rope,...}.pretrain.params             pretrained; may be left out
+    {vanilla,rope,...}.finetune.params             finetuned after pretraining, and its predictions
+        {vanilla,rope,...}.pretrain.{dev,test}.predictions
+    mingpt/*.py  projects/birthplace/*.py          the code
+
+The assignment's own commands write these names if told to. `run.py study` has VARIANT.nopretrain.finetune.params for
+VARIANT.model.params, and VARIANT.pretrain.finetune.params for VARIANT.finetune.params; either name will do.
+"""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from mingpt.config import Parser, config_from_args
+from mingpt.utils import atomic_path, one_line_errors, write_json
+from projects.birthplace.evaluate import score
+from projects.birthplace.files import Files, load_files
+from projects.birthplace.grade import (REQUIRED, GradeOptions, check_count, files_of, grade, print_report,
+                                       read_predictions)
+from projects.birthplace.recipes import VARIANTS
+from projects.birthplace.sandbox import FOLDERS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class SubmitOptions(GradeOptions):
+    """What is handed in; and how it is marked for a try."""
+
+    out: Annotated[str, "folder with predictions and parameters; the zip goes there, too"] = "out/birthplace"
+    code: Annotated[str, "folder with mingpt/ and projects/; this one, unless given"] = ""
+    partial: Annotated[bool, "true: hand in what is there, though something is missing"] = False
+
+
+def collect(out: Path, code: Path, partial: bool) -> dict[str, Path]:
+    """Name in the zip -> file. ValueError that names everything missing, unless `partial`."""
+    found, missing = {}, []
+    for variant in VARIANTS:
+        started = variant in REQUIRED or any(out.glob(f"{variant}.*.predictions"))
+        needed = [*files_of(variant), *(name for named in files_of(variant).values() for name in named.values())]
+        optional = [f"{variant}.nopretrain.dev.predictions", f"{variant}.nopretrain.test.predictions",
+                    f"{variant}.model.params", f"{variant}.pretrain.params"]
+        for name in dict.fromkeys([*needed, *optional]):
+            path = find(out, variant, name)
+            if path is not None:
+                found[name] = path
+            elif started and name in needed:
+                missing.append(name)
+    if missing and not partial:
+        raise ValueError(f"{out}: missing {', '.join(missing)}; make them, or hand in without them by --partial")
+    if not found:
+        raise ValueError(f"{out}: no predictions and no parameters; `run.py study` writes them")
+    for folder in FOLDERS[1:]:
+        modules = sorted((code / folder).glob("*.py"))
+        if not modules:
+            raise ValueError(f"{code / folder}: no code; --code is the folder with mingpt/ and projects/")
+        found.update({f"{folder}/{path.name}": path for path in modules})
+    return found
+
+
+def find(out: Path, variant: str, name: str) -> Path | None:
+    """The file that is handed in as `name`: of that name, or of the one that the study gives it."""
+    studys = {f"{variant}.model.params": f"{variant}.nopretrain.finetune.params",
+              f"{variant}.finetune.params": f"{variant}.pretrain.finetune.params"}
+    candidates = [out / other for other in (name, studys.get(name)) if other and (out / other).is_file()]
+    if len(candidates) > 1:
+        raise ValueError(f"{out}: both {candidates[0].name} and {candidates[1].name}; remove the one that is not meant")
+    return candidates[0] if candidates else None
+
+
+def check_predictions(collected: dict[str, Path], files: Files) -> None:
+    """Print lines and marks of each file of predictions. ValueError if one has not a line for each question."""
+    for name, path in collected.items():
+        if name.endswith(".predictions"):
+            questions, lines = getattr(files, name.split(".")[2]), read_predictions(path)
+            check_count(str(path), lines, questions)
+            marks = f"  {score(lines, questions.answers)}" if questions.answered else ""
+            print(f"  {name:40} {len(lines):>5} lines{marks}")
+
+
+def write_zip(path: Path, collected: dict[str, Path]) -> None:
+    """Write the submission, atomically. The same files give the same bytes: no time of day goes into it."""
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, source in sorted(collected.items()):
+            archive.writestr(zipfile.ZipInfo(name), source.read_bytes(), zipfile.ZIP_DEFLATED)
+
+
+def submit(options: SubmitOptions) -> dict:
+    """Collect, check, write the zip and mark it. Returns the marks, as `grade` does."""
+    out = Path(options.out)
+    if not out.is_dir():
+        raise ValueError(f"{out}: no such folder; `run.py study` writes there, or tell --out")
+    collected = collect(out, Path(options.code or ROOT), options.partial)
+    data = options.data or ("cs224n" if options.data_dir else "world")
+    check_predictions(collected, load_files(data, options.data_dir))
+    write_zip(out / "submission.zip", collected)
+    code = sum(name.endswith(".py") for name in collected)
+    print(f"{out / 'submission.zip'}: {len(collected) - code} files of predictions and parameters, {code} of code, "
+          f"{(out / 'submission.zip').stat().st_size / 1e6:.1f} MB\n\nWhat a marker would see:")
+    report = grade(str(out / "submission.zip"), options)
+    print_report(report)
+    return report
+
+
+def main(words: list[str]) -> None:
+    """The command line of `run.py submit`."""
+    parser = Parser(prog="run.py submit", description=__doc__)
+    parser.add_config(SubmitOptions)
+    args = parser.parse_args(words)
+    with one_line_errors():
+        options = config_from_args(SubmitOptions, args)
+        write_json(Path(options.out) / "grade.json", submit(options))

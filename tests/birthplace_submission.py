@@ -1,0 +1,101 @@
+"""A world of a dozen people and a submission for it that deserves full marks, made in a few seconds.
+
+The models know the answers because they were trained on the questions of the exam. That is what the assignment forbids;
+here it is a quick way to a model that knows something.
+"""
+
+import functools
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from conftest import REPOSITORY
+from mingpt.utils import write_text
+from projects.birthplace import checks, grade, sandbox
+from projects.birthplace.dataset import NameDataset, make_tokenizer
+from projects.birthplace.evaluate import predict
+from projects.birthplace.recipes import get_recipe
+from projects.birthplace.sandbox import run_untrusted
+from projects.birthplace.steps import Settings, new_model, save_parameters, train
+
+PEOPLE = {"Zoë Müller": "Zürich", "Ada Roe": "Oslo", "Bo Lind": "Rome", "Cy Weiss": "Bern", "Di Kaur": "Lima",
+          "Ed Moss": "Oslo", "Flo Nagy": "Paris", "Gus Park": "Riga", "Hal Berg": "Oslo", "Ida Stone": "Kyiv",
+          "Jo Frost": "Oslo", "Kit Vale": "Rome"}
+ASKED = {"birth_dev.tsv": slice(0, 8), "birth_test_inputs.tsv": slice(8, 10), "birth_places_train.tsv": slice(8, 12)}
+VARIANTS = ("vanilla", "rope")
+SEED = 7
+
+
+def question(name: str) -> str:
+    return f"Where was {name} born?"
+
+
+@functools.cache
+def kept() -> tempfile.TemporaryDirectory:
+    """A folder for this run of the tests, with `data` and `out` in it."""
+    folder = tempfile.TemporaryDirectory(prefix="birthplace-tests-")
+    root, people = Path(folder.name), list(PEOPLE.items())
+    corpus = "".join(f"{name}. {name} was born in {place}?\n" for name, place in people) + "Where.\n"
+    write_text(root / "data" / "wiki.txt", corpus)
+    for file, part in ASKED.items():
+        answers = "inputs" not in file
+        write_text(root / "data" / file, "".join(question(name) + (f"\t{place}" if answers else "") + "\n"
+                                                 for name, place in people[part]))
+    tokenizer, recipe = make_tokenizer(corpus), get_recipe("quick")
+    for variant in VARIANTS:
+        settings = Settings(variant, recipe, device="cpu", dtype="float32")
+        for name, steps in (("nopretrain", 2), ("pretrain", 60)):
+            phase = replace(recipe.finetune, trainer=replace(recipe.finetune.trainer, max_iters=steps))
+            pairs = "".join(f"{question(person)}\t{place}\n" for person, place in people)
+            model = new_model(settings, tokenizer)
+            train(settings, phase, model, tokenizer, NameDataset(pairs, tokenizer), root / "training" / f"{variant}.{name}")
+            save_parameters(root / "out" / f"{variant}.{name}.finetune.params", settings, model, tokenizer)
+            for which, file in (("dev", "birth_dev.tsv"), ("test", "birth_test_inputs.tsv")):
+                said = predict(model, tokenizer, [question(person) for person, _ in people[ASKED[file]]])
+                write_text(root / "out" / f"{variant}.{name}.{which}.predictions", "".join(f"{line}\n" for line in said))
+        save_parameters(root / "out" / f"{variant}.pretrain.params", settings, model, tokenizer)
+    return folder
+
+
+def data() -> Path:
+    """The world's folder."""
+    return Path(kept().name) / "data"
+
+
+def out() -> Path:
+    """What the study would have written. Not to be changed."""
+    return Path(kept().name) / "out"
+
+
+def submission(folder: Path) -> Path:
+    """An unpacked submission in `folder`, to be changed at will."""
+    for path in out().iterdir():
+        name = path.name.replace(".nopretrain.finetune.params", ".model.params").replace(".pretrain.finetune.", ".finetune.")
+        if name.endswith((".params", ".predictions")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)
+    for part in ("mingpt", "projects/birthplace"):
+        (folder / part).mkdir(parents=True)
+        for path in (REPOSITORY / part).glob("*.py"):
+            shutil.copyfile(path, folder / part / path.name)
+    return folder
+
+
+@functools.cache
+def answered() -> tuple[list, str]:
+    """What this code answers to the exam of SEED, by way of the sandbox."""
+    seen = []
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sandbox, "run_untrusted", lambda *args: seen.append(run_untrusted(*args)) or seen[0])
+        grade.mark_code(submission(Path(folder)), list(VARIANTS), checks.Exam.from_seed(SEED), sandbox.Limits())
+    return seen[0]
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Replace the one place of `old` in a file."""
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {path.name}"
+    write_text(path, text.replace(old, new))
