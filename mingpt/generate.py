@@ -1,8 +1,8 @@
 """Continue sequences of tokens: greedy, temperature, top-k, top-p, with a key/value cache.
 
 `generate` works for any model with `model(idx, cache=None) -> (logits, loss)` and a `model.config` that holds
-`block_size`, `n_layer` and `vocab_size`. With and without the cache it returns the same tokens (up to ties that rounding breaks: use
-float32 where that matters).
+`block_size`, `n_layer` and `vocab_size`. With and without the cache it returns the same tokens (up to ties that
+rounding breaks: use float32 where that matters).
 """
 
 import math
@@ -71,7 +71,8 @@ def sample(logits: Tensor, temperature: float = 1.0, do_sample: bool = False, to
     """Choose one token for each row of `logits`, (B, V). Returns (B,) int64.
 
     Without `do_sample`, the most likely token. With it, a draw from softmax(logits / temperature), restricted to the
-    `top_k` most likely tokens and to the smallest set of tokens whose probabilities reach `top_p` (Holtzman et al. 2020).
+    `top_k` most likely tokens and to the smallest set of tokens whose probabilities reach `top_p` (Holtzman et al.
+    2020).
     """
     if not do_sample:
         return logits.argmax(dim=-1)
@@ -90,16 +91,28 @@ def sample(logits: Tensor, temperature: float = 1.0, do_sample: bool = False, to
 def generate(model, idx: Tensor | Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 1.0,
              do_sample: bool = False, top_k: int | None = None, top_p: float | None = None,
              stop_tokens: Sequence[int] = (), use_cache: bool = True,
-             generator: torch.Generator | None = None) -> Tensor | list[list[int]]:
+             generator: torch.Generator | None = None, lookup: int = 0) -> Tensor | list[list[int]]:
     """Append up to `max_new_tokens` tokens to each prompt.
 
     idx is (B, T) int64, or a list of prompts of any lengths. A row ends with the first of `stop_tokens` it produces.
     Past `block_size` tokens a row sees only its last `block_size`. For a tensor, returns (B, T + new), where a row that
     has ended is filled up with its stop token; for a list, a list of token lists, each cut at its end.
+
+    `lookup` is how many tokens to guess ahead, for one prompt, greedy and with the cache: the same tokens, sooner where
+    a text repeats itself; see `_by_lookup`.
     """
     device = next(model.parameters()).device
     prompts = _prompts(idx, model.config.vocab_size, device)
     _check(max_new_tokens, temperature, top_k, top_p)
+    if lookup:
+        if do_sample or len(prompts) > 1 or not use_cache:
+            raise ValueError("lookup is for one prompt at a time, do_sample=False and use_cache=True")
+        done = _by_lookup(model, prompts[0].tolist(), max_new_tokens, set(stop_tokens), lookup)
+        idx = torch.tensor([done], device=device) if isinstance(idx, Tensor) else [done]
+        max_new_tokens -= len(done) - len(prompts[0])
+        if max_new_tokens == 0 or done[-1] in stop_tokens and len(done) > len(prompts[0]):
+            return idx
+        return generate(model, idx, max_new_tokens, stop_tokens=stop_tokens)  # past block_size, in the usual way
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     # Each row is written at its own length into a table wide enough for the longest prompt and all new tokens.
     tokens = torch.zeros(len(prompts), int(lengths.max()) + max_new_tokens, dtype=torch.long, device=device)
@@ -131,6 +144,48 @@ def generate(model, idx: Tensor | Sequence[Sequence[int]], max_new_tokens: int, 
         return tokens[:, : int(lengths.max())]
     ends = torch.minimum(ends, lengths)
     return [row[:end].tolist() for row, end in zip(tokens, ends)]
+
+
+def _by_lookup(model, tokens: list[int], max_new_tokens: int, stop_tokens: set[int], guesses: int) -> list[int]:
+    """`tokens` and their greedy continuation, up to `block_size`, at more than one token a step (Saxena 2023, "prompt
+    lookup").
+
+    Where the last tokens have stood before, what followed them then is guessed to follow again: what an induction head
+    does, outside the model. The guesses are read in one pass, which tells the model's choice after each of them, and
+    kept up to the first that it would not have made. On a CPU a pass takes as long as reading the weights from memory,
+    for one token or for some.
+    """
+    block_size, device = model.config.block_size, next(model.parameters()).device
+    cache = KVCache(model.config.n_layer, 1, block_size, device)
+    tokens, end, was_training = list(tokens), min(len(tokens) + max_new_tokens, block_size), model.training
+    model.eval()
+    try:
+        while len(tokens) < end:
+            guess = _what_followed(tokens, guesses)[: end - len(tokens) - 1]
+            logits, _ = model(torch.tensor([tokens[cache.longest :] + guess], device=device), cache=cache)
+            choices = logits[0, -len(guess) - 1 :].argmax(dim=-1).tolist()
+            right = next((i for i in range(len(guess)) if guess[i] != choices[i]), len(guess))
+            for token in choices[: right + 1]:
+                tokens.append(token)
+                if token in stop_tokens:
+                    return tokens
+            cache.keep(torch.tensor([len(tokens) - 1]))
+    finally:
+        model.train(was_training)
+    return tokens
+
+
+def _what_followed(tokens: list[int], count: int) -> list[int]:
+    """`count` tokens that went on from the latest earlier place where the last three, or two, tokens stood; [] without
+    one.
+
+    If that place is so near that the end comes first, the text has begun to go round, and so does the guess.
+    """
+    for n in (3, 2):
+        for start in range(len(tokens) - n - 1, -1, -1):
+            if tokens[start : start + n] == tokens[-n:]:
+                return (tokens[start + n :] * count)[:count]
+    return []
 
 
 class _Reader:

@@ -320,7 +320,7 @@ class GPT(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source, **options) -> "GPT":
-        """GPT-2 by name ("gpt2" ... "gpt2-xl"), or from a folder or file of its format; see `mingpt.pretrained.load`."""
+        """GPT-2 by name ("gpt2" ... "gpt2-xl"), or a folder or file of its format; see `mingpt.pretrained.load`."""
         from mingpt import pretrained  # here, as it imports this file
 
         return pretrained.load(cls, source, **options)

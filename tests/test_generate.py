@@ -57,6 +57,37 @@ def test_greedy_generation_is_the_naive_loop():
     assert torch.equal(model.generate(idx, 20), expected)
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("T, new", [(1, 15), (5, 11), (5, 40), (16, 3), (20, 5), (3, 0)])
+def test_looking_ahead_changes_no_token(architecture, T, new):
+    model = gpt(*architecture)
+    for _ in range(2):
+        idx = torch.randint(0, 23, (1, T))
+        expected = model.generate(idx, new)
+        stop = int(expected[0, -2 if new else -1])
+        for lookup in (1, 6):
+            assert torch.equal(model.generate(idx, new, lookup=lookup), expected)
+            assert model.generate(idx.tolist(), new, lookup=lookup, stop_tokens=[stop]) == model.generate(
+                idx.tolist(), new, stop_tokens=[stop])
+    assert model.training
+
+
+def test_looking_ahead_takes_fewer_steps_where_the_text_repeats_itself():
+    model, calls = gpt().eval(), []
+    with torch.no_grad():
+        for parameter in model.transformer.h.parameters():
+            parameter.zero_()  # the next token then depends on this one and its position
+        model.transformer.wpe.weight.zero_()
+        model.lm_head.weight = torch.nn.Parameter(model.transformer.wte.weight.roll(1, 0) * 10)
+    model.register_forward_hook(lambda module, args, output: calls.append(args[0].size(1)))
+    idx = torch.tensor([[1, 2, 3, 4, 5, 1, 2, 3]])
+    assert torch.equal(model.generate(idx, 8, lookup=4), model.generate(idx, 8))
+    steps = calls.index(8, 1)
+    assert steps < 8 == len(calls) - steps, "one pass each without"
+    with pytest.raises(ValueError, match="lookup is for one prompt at a time"):
+        model.generate(idx.expand(2, -1), 8, lookup=4)
+
+
 def test_a_row_ends_with_its_first_stop_token():
     model = gpt()
     prompts = [[i] for i in range(8)]
