@@ -74,7 +74,7 @@ class Batches:
             if hasattr(self.dataset, "set_epoch"):
                 self.dataset.set_epoch(epoch)
             order = rng.permutation(len(self.dataset))
-            self._batches = [order[i : i + self.batch_size].tolist() for i in range(0, len(order), self.batch_size)]
+            self._batches = _Slices(order, self.batch_size)
         else:
             lengths = _round_up(self._draw(epoch))
             order = rng.permutation(len(lengths))
@@ -88,6 +88,16 @@ class Batches:
                 batches.append([largest.pop() for _ in range(len(largest) // 2)])
             self._batches = [batches[i] for i in rng.permutation(self.per_epoch)]
         self._epoch = epoch
+
+
+class _Slices:
+    """An array cut into pieces of `size`, each made when it is asked for: a corpus may have millions of examples."""
+
+    def __init__(self, order: np.ndarray, size: int):
+        self.order, self.size = order, size
+
+    def __getitem__(self, i: int) -> list[int]:
+        return self.order[i * self.size : (i + 1) * self.size].tolist()
 
 
 def collate(examples: list[tuple[Tensor, Tensor]], pad_id: int | None) -> tuple[Tensor, Tensor]:
