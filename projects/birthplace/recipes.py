@@ -85,9 +85,9 @@ def _world() -> Recipe:
     return Recipe(
         pretrain=Phase(TrainerConfig(max_epochs=30, batch_size=0, batch_tokens=2048), MUON),
         finetune=Phase(TrainerConfig(max_epochs=20, batch_size=32), GENTLE),
-        scratch=Phase(TrainerConfig(max_epochs=16, batch_size=16),
+        scratch=Phase(TrainerConfig(max_epochs=20, batch_size=16),
                       replace(GENTLE, muon_learning_rate=3e-3)),
-        salient=0.85, shift=True, mixed=0.4, model=dict(n_layer=2, n_head=8, n_embd=256, qk_norm=True))
+        salient=0.1, recall=0.7, shift=True, mixed=0.4, model=dict(n_layer=2, n_head=8, n_embd=256, qk_norm=True))
 
 
 def _quick() -> Recipe:

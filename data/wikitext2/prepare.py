@@ -1,0 +1,81 @@
+"""Download WikiText-2 (raw): some 2 million words of good Wikipedia articles (Merity et al. 2016).
+
+    python data/wikitext2/prepare.py            into this folder (the files are git-ignored)
+    python data/wikitext2/prepare.py --out DIR  into another one
+
+Output to expect:
+
+    wiki.train.raw      36718 lines   10929707 bytes
+    wiki.valid.raw       3760 lines    1144610 bytes
+    wiki.test.raw        4358 lines    1290590 bytes
+
+The text is under CC BY-SA 3.0. Without a network, put the three files into the folder by hand, or the archive
+`wikitext-2-raw-v1.zip`, or serve the archive from a folder elsewhere and name that in MINGPT_MIRROR (see
+mingpt/download.py).
+"""
+import argparse
+import sys
+import zipfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))  # this checkout's mingpt, installed or not: other packages have that name too
+
+from mingpt.download import DownloadError, fetch  # noqa: E402
+from mingpt.utils import atomic_path  # noqa: E402
+
+ARCHIVE = "wikitext-2-raw-v1.zip"
+SHA256 = "ef7edb566e3e2b2d31b29c1fdb0c89a4cc683597484c3dc2517919c615435a11"
+MIRRORS = [  # the first at a fixed commit; the last is the publisher's, which has been refusing requests for years
+    "https://huggingface.co/datasets/ggml-org/ci/resolve/927b3642933080f1b0e811e2f916e14c292992f9/",
+    "https://wikitext.smerity.com/",
+    "https://s3.amazonaws.com/research.metamind.io/wikitext/",
+]
+SPLITS = ("train", "valid", "test")
+
+
+def prepare(folder=HERE, quiet=False):
+    """Make sure that `folder` holds wiki.train.raw, wiki.valid.raw and wiki.test.raw; download and unpack if not.
+
+    Arguments:
+        folder: where they go; created if need be.
+        quiet: print no table of lines and bytes.
+
+    Returns `folder` as a Path. Raises DownloadError if the archive cannot be had, and ValueError if it lacks a file.
+    """
+    folder = Path(folder)
+    paths = [folder / f"wiki.{split}.raw" for split in SPLITS]
+    if not all(path.is_file() for path in paths):
+        unpack(fetch([mirror + ARCHIVE for mirror in MIRRORS], folder / ARCHIVE, SHA256), paths)
+    if not quiet:
+        for path in paths:
+            data = path.read_bytes()
+            print(f"{path.name:<16}{data.count(10):>9} lines {len(data):>10} bytes")
+    return folder
+
+
+def unpack(archive, paths):
+    """Write the member of the zip file `archive` that has the name of each of `paths` there, whole or not at all."""
+    with zipfile.ZipFile(archive) as zipped:
+        members = {Path(name).name: name for name in zipped.namelist()}
+        for path in paths:
+            if path.name not in members:
+                raise ValueError(f"{archive} has no {path.name}, only {', '.join(sorted(members))}; delete it and try "
+                                 "again")
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(zipped.read(members[path.name]))
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Download and verify WikiText-2 (raw).")
+    parser.add_argument("--out", type=Path, default=HERE, metavar="DIR",
+                        help="folder for the files (default: %(default)s)")
+    args = parser.parse_args()
+    try:
+        prepare(args.out)
+    except (DownloadError, ValueError, zipfile.BadZipFile) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

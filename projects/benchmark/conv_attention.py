@@ -1,0 +1,105 @@
+"""A training step of ConvAttentionNet beside the assignment's own forward pass, in turns in one process.
+
+    python projects/benchmark/conv_attention.py             # a few minutes
+    python projects/benchmark/conv_attention.py --quick     # a tiny net, seconds
+
+The shape is that of the full-size study in projects/wikitext_induction: 384 wide, 8,192 tokens in the vocabulary, 16
+sequences of 256. The peer is a plain float32 rendering of the architecture as it is usually written: three linear maps,
+`Conv1d` between two permutations, `scaled_dot_product_attention`, PyTorch's cross-entropy, AdamW as it comes. "Masked
+weight.data" cuts the convolution's weight off from the gradient, as the assignment's code does, and so saves its
+backward pass; "masked in use" has it, and is the one that trains what ours trains.
+
+Each step is forward, backward, clipping to norm 1, and the update. The last column says how many times as fast as the
+first row each is.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mingpt.config import Parser
+from mingpt.conv_attention import ConvAttentionConfig, ConvAttentionNet
+from mingpt.optim import OptimConfig
+from mingpt.trainer import Trainer, TrainerConfig
+from mingpt.utils import has_fast_bfloat16
+from projects.benchmark.harness import compare, print_table, versions
+
+
+class PlainConvAttention(nn.Module):
+    """The assignment's net, written the plain way: `cut` masks the convolution's `weight.data`, else the weight in
+    use."""
+
+    def __init__(self, vocab_size: int, n_embd: int, cut: bool):
+        super().__init__()
+        self.cut = cut
+        self.embeddings = nn.Embedding(vocab_size, n_embd)
+        self.conv = nn.Conv1d(n_embd, n_embd, 3, padding=1)
+        self.register_buffer("tap_mask", torch.tensor([1.0, 1.0, 0.0]))
+        self.maps = nn.ModuleList(nn.Linear(n_embd, n_embd, bias=False) for _ in range(3))
+        self.lm_head = nn.Linear(n_embd, vocab_size)
+
+    def forward(self, idx: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        weight = (self.conv.weight.data if self.cut else self.conv.weight) * self.tap_mask
+        x = F.conv1d(self.embeddings(idx).permute(0, 2, 1).contiguous(), weight, self.conv.bias, padding=1)
+        q, k, v = (linear(x.permute(0, 2, 1).contiguous()) for linear in self.maps)
+        logits = self.lm_head(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+
+
+def plain_step(net: nn.Module, x: Tensor, y: Tensor):
+    """A function that takes one float32 training step of `net` with AdamW."""
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-4)
+
+    def step():
+        _, loss = net(x, y)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+    return step
+
+
+class OneBatch:
+    """A dataset of one batch."""
+
+    def __init__(self, x: Tensor, y: Tensor):
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return self.x[i], self.y[i]
+
+
+def our_step(config: ConvAttentionConfig, dtype: str, x: Tensor, y: Tensor):
+    """A function that takes one step of our trainer."""
+    trainer_config = TrainerConfig(max_iters=10_000, batch_size=len(x), dtype=dtype, device="cpu")
+    return Trainer(trainer_config, OptimConfig(), ConvAttentionNet(config), OneBatch(x, y)).step
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--repeats", type=int, default=7)
+    args = parser.parse_args()
+    V, C, B, T = (8192, 384, 16, 256) if not args.quick else (256, 32, 4, 32)
+    config = ConvAttentionConfig(vocab_size=V, block_size=T, n_embd=C)
+    x, y = torch.randint(0, V, (2, B, T))
+
+    # The peers before ours: a Trainer tells the C library to keep freed memory, which from then on helps everybody.
+    variants = {"plain, masked weight.data": plain_step(PlainConvAttention(V, C, cut=True), x, y),
+                "plain, masked in use": plain_step(PlainConvAttention(V, C, cut=False), x, y)}
+    alone = compare(variants, repeats=args.repeats)
+    variants["ours, float32"] = our_step(config, "float32", x, y)
+    if has_fast_bfloat16(torch.device("cpu")):
+        variants["ours, bfloat16"] = our_step(config, "bfloat16", x, y)
+    print(f"{versions('torch')}, {torch.get_num_threads()} threads, width {C}, vocabulary {V}, {B} sequences of {T}\n")
+    print_table(alone, title="Peers alone, with the C library's usual memory management", work=B * T, unit="tokens")
+    print()
+    print_table(compare(variants, repeats=args.repeats), title="All in turns", work=B * T, unit="tokens")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Tables and figures from the runs in a folder."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mingpt.bpe import BPETokenizer
+from mingpt.conv_attention import ConvAttentionConfig, Net
+from mingpt.hooks import record
+from mingpt.utils import load_torch, read_text, write_json, write_text
+from projects.wikitext_induction.figures import (plot_ablations, plot_curves, plot_dursley, plot_phase_change,
+                                                 plot_summary, plot_taps, seeds_of)
+from projects.wikitext_induction.measures import find_repetition
+from projects.wikitext_induction.nets import VARIANTS
+from projects.wikitext_induction.text import DURSLEY
+
+ONSET = 0.4  # a usual threshold of prefix matching above which a head is called an induction head
+REPEATS_COLUMNS = {
+    "prefix matching": lambda run: run["final"].get("prefix_matching"),
+    "onset (step)": lambda run: onset(run),
+    "copying": lambda run: run["final"].get("copying"),
+    "previous token, layer 1": lambda run: run["final"].get("previous_token"),
+    "repeat accuracy": lambda run: run["final"]["repeat_accuracy"],
+    "loss, 2nd - 1st copy": lambda run: run["final"]["repeat_loss"],
+}
+TEXT_COLUMNS = {
+    "validation loss": lambda run: run["final"]["loss"],
+    "accuracy": lambda run: run["final"]["accuracy"],
+    "loss late - early": lambda run: run["final"]["in_context_learning"],
+    "prefix matching": lambda run: run["final"].get("prefix_matching"),
+    "copying": lambda run: run["final"].get("copying"),
+    "random repeats, 2nd - 1st": lambda run: run["final"]["repeat_loss"],
+    "Dursley: on target": lambda run: run["final"]["dursley"].get("target_mass"),
+    "Dursley: 2nd - 1st": lambda run: run["final"]["dursley"]["repeat_loss"],
+}
+
+Runs = dict[str, list[dict]]  # net -> its runs, one a seed
+
+
+def load_runs(folder: Path) -> Runs:
+    """The finished runs in a folder, nets in the order of VARIANTS. ValueError where they are not of one kind."""
+    runs = {}
+    for name in VARIANTS:
+        if paths := sorted(folder.glob(f"{name}.seed*.json")):
+            runs[name] = [json.loads(read_text(path)) for path in paths]
+    if len({json.dumps(run["settings"]) for found in runs.values() for run in found}) > 1:
+        raise ValueError(f"{folder} has runs with different settings; clear it, or give another --out")
+    return runs
+
+
+def onset(run: dict) -> float | None:
+    """The first measured step with a prefix-matching score of at least ONSET; None if there is none."""
+    return next((float(point["step"]) for point in run["curve"] if point.get("prefix_matching", 0) >= ONSET), None)
+
+
+def cell(values: list[float | None]) -> str:
+    """Mean and standard deviation over seeds; a dash for what the net does not have, or never reached in some seed."""
+    if any(value is None for value in values):
+        return "-"
+    digits = 0 if max(map(abs, values)) >= 10 else 2
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{spread}"
+
+
+def table(runs: Runs, columns: dict[str, Callable[[dict], float | None]]) -> str:
+    """A Markdown table: a row for each net."""
+    rows = [["net", *columns]]
+    rows += [[VARIANTS[name].label, *(cell([column(run) for run in found]) for column in columns.values())]
+             for name, found in runs.items()]
+    return markdown(rows)
+
+
+def ablation_table(runs: Runs) -> str:
+    """A Markdown table: a row for each change to the conv-attention net."""
+    found = [run["ablations"] for run in runs["conv-attention"]]
+    rows = [["conv → attention", "on the target", "on the key after it", "repeat accuracy"]]
+    rows += [[name, *(cell([ablations[name][key] for ablations in found])
+                      for key in ("prefix_matching", "one_after", "repeat_accuracy"))] for name in found[0]]
+    return markdown(rows)
+
+
+def tap_table(runs: Runs) -> str:
+    """A Markdown table: a row for each tap of each net with a convolution, over the first seed's weights."""
+    rows = [["net", "tap", "max", "min", "q75", "q90", "q75 / max", "norm"]]
+    for name in ("conv-attention", "detached"):
+        for tap, values in (runs[name][0]["taps"].items() if name in runs else ()):
+            if tap != "ratio":
+                rows.append([VARIANTS[name].label, tap, *(f"{values[key]:.3f}" for key in ("max", "min", "q75", "q90")),
+                             f"{values['q75'] / values['max']:.2f}", f"{values['norm']:.2f}"])
+    return markdown(rows)
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """Rows of cells as a table, the first as its head."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def load_net(path: Path) -> Net:
+    """The net that a run has left behind."""
+    saved = load_torch(path)
+    name = path.name.split(".")[0]
+    net = VARIANTS[name].kind(ConvAttentionConfig(**saved["config"]))
+    net.load_state_dict(saved["model"])
+    return net.eval()
+
+
+def saved_nets(folder: Path, *names: str) -> dict[str, Net]:
+    """The nets of the first seed, of those `names` that there are."""
+    paths = {name: sorted(folder.glob(f"{name}.seed*.params")) for name in names}
+    return {name: load_net(found[0]) for name, found in paths.items() if found}
+
+
+def dursley_patterns(folder: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """What each net looks at in the repeated sentence of the Dursley text.
+
+    Returns (net -> pattern (n, n), from the queries of the repetition to the keys of the original; their tokens).
+    """
+    tokenizer = BPETokenizer.from_files(*(folder / "tokenizer" / name for name in ("vocab.json", "merges.txt")))
+    ids = tokenizer.encode_ordinary(DURSLEY)
+    start, n = find_repetition(ids)
+    patterns = {}
+    for name, net in saved_nets(folder, "conv-attention", "attention-attention").items():
+        with torch.no_grad(), record(net, "layers.attn.pattern") as seen:
+            net(torch.tensor([ids]))
+        patterns[name] = seen["layers.attn.pattern"][0, 0, len(ids) - n :, start : start + n].float().numpy()
+    return patterns, [tokenizer.decode([i]) for i in ids[start : start + n]]
+
+
+def report(out: Path) -> None:
+    """Print the tables, and write them to tables.md, what is in them to metrics.json, and the figures."""
+    repeats, text = load_runs(out / "repeats"), load_runs(out / "text")
+    if not repeats and not text:
+        raise ValueError(f"{out} has no finished runs; make some first, with run.py, or name their folder with --out")
+    tables, metrics = [], {}
+    for kind, runs, columns in (("repeats", repeats, REPEATS_COLUMNS), ("text", text, TEXT_COLUMNS)):
+        if not runs:
+            continue
+        any_run = next(iter(runs.values()))[0]
+        about = any_run["settings"].get("source", "repeated random segments")
+        tables.append(f"{about}; {seeds_of(runs)}, mean ± standard deviation\n\n{table(runs, columns)}")
+        if "conv-attention" in runs:
+            tables.append(f"Changes to the trained net, {kind}\n\n{ablation_table(runs)}")
+            tables.append(f"Taps, {kind}\n\n{tap_table(runs)}")
+        metrics[kind] = {"settings": any_run["settings"], "runs": {
+            name: [{"seed": run["seed"], "seconds": run["seconds"], "onset": onset(run), **run["final"]}
+                   for run in found]
+            for name, found in runs.items()}}
+        nets = saved_nets(out / kind, "conv-attention", "detached")
+        if len(nets) == 2:
+            plot_taps(out / f"taps_{kind}.png", *(nets[name].layers["conv"].weight.detach() for name in nets))
+    if repeats:
+        plot_phase_change(out / "phase_change.png", repeats)
+        if "conv-attention" in repeats:
+            plot_ablations(out / "ablations.png", [run["ablations"] for run in repeats["conv-attention"]])
+    if text:
+        plot_curves(out / "training.png", text)
+        patterns, tokens = dursley_patterns(out / "text")
+        if patterns:
+            plot_dursley(out / "dursley.png", patterns, tokens)
+    plot_summary(out / "summary.png", repeats, text)
+    write_text(out / "tables.md", "\n\n".join(tables) + "\n")
+    write_json(out / "metrics.json", metrics)
+    print("\n" + "\n\n".join(tables) + "\n")
