@@ -1,0 +1,138 @@
+"""What can parallel attention heads store, and how close do they come to the best low-rank model of an n-gram law?
+
+    python projects/ngram_superposition/run.py dynamics            one experiment
+    python projects/ngram_superposition/run.py all                 all of them
+    python projects/ngram_superposition/run.py all --quick         all of them in seconds, too short to learn much
+
+    dynamics            training against one token and against the whole row; random and optimal baselines
+    freezing            parts that stay at their random start
+    scaling             divergence against every number of the shape, with fitted power laws
+    modifications       paths left out of the transformer
+    attention_map       where each head looks, for every pair of tokens
+    head_contributions  what each head adds to the right token's logit, alone and with the others
+    superposition       N tokens in fewer than N dimensions
+    subspace            span(W_U) and the strongest directions of the law
+    closed_form         trained, closed-form and least-squares embeddings
+    memorization        how many associations heads can store, beside the published numbers
+    optimum             how far Adam stays from the best logits of a rank
+    faults              what the study's notebook gets wrong, in numbers
+    speed               model-steps a second, one at a time and many at once
+
+Each has its own defaults, and takes the flags that it uses: `run.py EXPERIMENT --max_iters 100 --n_embd 3`.
+"""
+
+import time
+from dataclasses import fields
+
+from mingpt.config import Parser, config_from_args, config_to_dict
+from mingpt.utils import keep_freed_memory, one_line_errors, write_json
+from projects.ngram_superposition import experiments, faults, scaling
+from projects.ngram_superposition.settings import Options, Setup
+
+LAW = dict(law="geometric", alphas="1,1,1")
+MODEL = dict(n_layer=1, n_head=1, width=0, depth=1)
+SAMPLED = dict(objective="next", max_iters=5000, learning_rate=1e-3)
+
+EXPERIMENTS = {  # name -> its function, its settings (no others can be given), and what --quick changes
+    "dynamics": (
+        experiments.dynamics,
+        dict(vocab_size=100, n_embd=10, n_parallel=5, **MODEL, **LAW, nb_tokens="40,40,1", max_iters=5000,
+             learning_rate=1e-3, batch_size=1024),
+        dict(vocab_size=8, n_embd=3, nb_tokens="8,8,1")),
+    "freezing": (
+        experiments.freezing,
+        dict(vocab_size=10, n_embd=5, n_parallel=20, **MODEL, **LAW, nb_tokens="10,10,1", **SAMPLED, batch_size=1024),
+        dict(vocab_size=5, nb_tokens="5,5,1", n_parallel=2)),
+    "scaling": (
+        scaling.scaling,
+        dict(vocab_size=10, n_embd=5, n_parallel=5, **MODEL, objective="exact", max_iters=1500, learning_rate=1e-2,
+             batch_size=512),
+        dict(vocab_size=5, n_embd=3, n_parallel=2)),
+    "modifications": (
+        experiments.modifications,
+        dict(vocab_size=100, n_embd=10, n_parallel=10, **MODEL, **LAW, nb_tokens="40,40,1", **SAMPLED, batch_size=1024),
+        dict(vocab_size=6, n_embd=3, nb_tokens="6,6,1", n_parallel=2)),
+    "attention_map": (
+        experiments.attention_maps,
+        dict(vocab_size=100, n_embd=10, n_parallel=3, **MODEL, **LAW, nb_tokens="10,10,1", **SAMPLED, batch_size=1024),
+        dict(vocab_size=10, n_embd=3, nb_tokens="10,10,1", n_parallel=2)),
+    "head_contributions": (
+        experiments.contributions,
+        dict(vocab_size=10, n_embd=5, n_parallel=2, **MODEL, **LAW, nb_tokens="10,5,1",
+             **{**SAMPLED, "max_iters": 4000}, batch_size=512),
+        dict(vocab_size=6, nb_tokens="6,3,1", n_embd=3)),
+    "superposition": (
+        experiments.superposition,
+        dict(vocab_size=10, n_embd=5, n_parallel=5, **MODEL, **SAMPLED, batch_size=512),
+        dict(vocab_size=6, n_embd=3)),
+    "subspace": (
+        experiments.subspace,
+        dict(vocab_size=10, n_embd=5, **SAMPLED, batch_size=512),
+        dict(vocab_size=6, n_embd=4)),
+    "closed_form": (
+        experiments.closed_form,
+        dict(vocab_size=10, n_embd=5, **{**SAMPLED, "learning_rate": 5e-4}, batch_size=1024),
+        dict(vocab_size=6, n_embd=3)),
+    "memorization": (
+        scaling.memorization,
+        dict(vocab_size=50, **LAW, nb_tokens="50,50,1", objective="next", max_iters=10_000, learning_rate=1e-2,
+             batch_size=1024),
+        dict(vocab_size=6, nb_tokens="6,6,1")),
+    "optimum": (
+        experiments.optimum,
+        dict(vocab_size=10, n_embd=5, **{**SAMPLED, "max_iters": 4000}, batch_size=512),
+        dict(vocab_size=6, n_embd=3)),
+    "faults": (
+        faults.faults,
+        dict(vocab_size=10, n_embd=5, n_parallel=5, **MODEL, **LAW, nb_tokens="10,10,1",
+             **{**SAMPLED, "max_iters": 2000}, batch_size=512),
+        dict()),
+    "speed": (
+        faults.speed,
+        dict(vocab_size=10, n_embd=5, n_parallel=5, **LAW, nb_tokens="10,10,10", batch_size=512),
+        dict()),
+}
+HAS_QUICK = {"scaling", "memorization", "speed"}  # those with shorter lists of settings, too
+
+
+def run(name: str, given: dict, options: Options, quick: bool) -> dict:
+    """One experiment. Returns its settings and its numbers, which it also writes to <name>.json."""
+    function, defaults, small = EXPERIMENTS[name]
+    for flag in given:
+        if flag not in defaults:
+            raise ValueError(f"{name} takes no --{flag}; it takes {', '.join(defaults)}")
+    short = {**small, **({"max_iters": 20} if "max_iters" in defaults else {})} if quick else {}
+    setup = Setup(**{**defaults, **short, **given})
+    print(f"\n{name}", flush=True)
+    started = time.perf_counter()
+    numbers = function(setup, options, *([quick] if name in HAS_QUICK else []))
+    seconds = round(time.perf_counter() - started, 1)
+    result = {"experiment": name, "settings": {flag: getattr(setup, flag) for flag in defaults},
+              "options": config_to_dict(options), "seconds": seconds, "numbers": numbers}
+    write_json(options.path(f"{name}.json"), result)
+    print(f"{seconds:.0f} s")
+    return result
+
+
+def main() -> None:
+    """Read the command line and run one experiment, or all."""
+    parser = Parser(description=__doc__)
+    names = [*EXPERIMENTS, "all"]
+    parser.add_argument("experiment", choices=names, metavar="EXPERIMENT", help=", ".join(names))
+    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: small models, 20 steps")
+    parser.add_config(Options, "every experiment")
+    parser.add_config(Setup, "some experiments, each with its own defaults instead of these")
+    args = parser.parse_args()
+    with one_line_errors():
+        options = config_from_args(Options, args)
+        given = {field.name: getattr(args, field.name) for field in fields(Setup) if hasattr(args, field.name)}
+        keep_freed_memory()
+        if args.experiment == "all" and given:
+            raise ValueError(f"all takes no --{next(iter(given))}; experiments differ in their settings: run one")
+        for name in EXPERIMENTS if args.experiment == "all" else [args.experiment]:
+            run(name, given, options, args.quick)
+        print(f"\nFigures, tables and numbers are in {options.out}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,313 @@
+"""The n-gram study: the solver, the looks inside, the fits, and the command line."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from projects.ngram_superposition.distributions import Law, almost_rank_law, geometric_law, peaked_law, rank_law
+from projects.ngram_superposition.experiments import FROZEN, all_skips, divergence_of
+from projects.ngram_superposition.faults import notebook_attention_map, notebook_mean
+from projects.ngram_superposition.interpretation import (attention_map, closed_form_embeddings, head_contributions,
+                                                         last_residual,
+                                                         projection, random_subspace_distance, subspace_distance,
+                                                         top_span)
+from projects.ngram_superposition.losses import Objective, evaluate
+from projects.ngram_superposition.optimum import Problem, least_squares, solve, solve_all
+from projects.ngram_superposition.run import EXPERIMENTS, main
+from projects.ngram_superposition.scaling import accuracy_bound, fit_power_law
+from projects.ngram_superposition.training import TrainingConfig, train
+from projects.ngram_superposition.transformer import LowRanks, Skips, Transformers, TransformerConfig, layer_norm
+from test_ngram_law import random_law
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The optimum
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("scale", [0.1, 1.0])
+def test_a_law_of_the_rank_is_reached_exactly(aligned, scale):
+    law, _ = rank_law([6, 6], 6, 3, aligned, 0, scale)
+    found = solve(law, 3)
+    assert 0 <= found.divergence + 1e-12 and found.divergence < 1e-8
+    assert divergence_of(found.wte, found.lm_head, law) == pytest.approx(found.divergence, abs=1e-12)
+    assert solve(law, 2).divergence > 1e-5
+
+
+def test_a_constant_in_each_row_costs_no_rank():
+    law = random_law(4, 3)
+    assert solve(law, 3).divergence < 1e-8, "4 tokens have 3 dimensions that softmax sees"
+
+
+def brute_force(law: Law) -> float:
+    """The best logits of rank 1 over 3 tokens: every direction is tried, each row bisected along it."""
+    plane = torch.tensor([[1, -1, 0], [1, 1, -2]], dtype=torch.float64)
+    plane /= plane.norm(dim=1, keepdim=True)
+    angle = torch.linspace(0, math.pi, 1001, dtype=torch.float64)
+    u = angle.cos()[:, None] * plane[0] + angle.sin()[:, None] * plane[1]  # (A, 3)
+    low, high = torch.full((1001, len(law.contexts)), -60.0).double(), torch.full((1001, len(law.contexts)),
+                                                                                  60.0).double()
+    wanted = u @ law.conditional.T
+    for _ in range(45):
+        e = (low + high) / 2
+        rising = ((e[..., None] * u[:, None]).softmax(-1) * u[:, None]).sum(-1) > wanted
+        low, high = torch.where(rising, low, e), torch.where(rising, e, high)
+    log_q = (e[..., None] * u[:, None]).log_softmax(-1)
+    return (-(law.joint * log_q).sum((1, 2)) - law.entropy()).min().item()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("n", [2, 3])
+def test_brute_force_finds_nothing_better(n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    law = Law(tuple((2 * torch.randn((3,) * (k + 1), generator=generator, dtype=torch.float64)).softmax(-1)
+                    for k in range(n)))
+    assert solve(law, 1, starts=8).divergence == pytest.approx(brute_force(law), abs=2e-5)
+
+
+def test_gradient_of_the_solver_is_autograds():
+    law = random_law(3, 3)
+    problem, x = Problem(law.contexts[None], law.conditional[None]), torch.randn(1, 12, 2, dtype=torch.float64,
+                                                                                 requires_grad=True)
+    value, gradient = problem.value_and_gradient(x.detach())
+    logits = x[:, :9] @ x[:, 9:].transpose(1, 2)
+    reference = -(law.joint * logits.log_softmax(-1)).sum() - law.entropy()
+    assert torch.allclose(value, reference.detach()) and torch.allclose(gradient, torch.autograd.grad(reference, x)[0],
+                                                                        atol=1e-12)
+
+
+def test_training_does_not_beat_the_optimum_and_several_laws_are_solved_as_one():
+    laws = [geometric_law([1, 1, 0.6], [5, 5, 5], 5, seed) for seed in range(3)]
+    together = solve_all(laws, 2, starts=3)
+    model = LowRanks(5, 2, 3, range(3))
+    train(model, Objective(laws, "exact", range(3)), TrainingConfig(600, 3e-2))
+    for law, found, reached in zip(laws, together, evaluate(model, laws).divergence.tolist()):
+        assert found.divergence <= reached + 1e-6 and reached < found.divergence + 0.05
+        assert found.divergence == min(found.starts) and found.gradient < 1e-5
+        assert found.divergence == pytest.approx(solve(law, 2, starts=1).divergence, abs=0.02)
+
+
+def test_contexts_that_never_come_do_not_count():
+    law = geometric_law([1, 1, 0.6], [2, 6, 6], 6, 0)
+    found = solve(law, 3)
+    assert (found.wte[law.contexts == 0] == 0).all()
+    assert divergence_of(found.wte, found.lm_head, law) == pytest.approx(found.divergence, abs=1e-10)
+
+
+def test_any_deterministic_law_is_reached_with_two_dimensions():
+    assert solve(geometric_law([1, 1, 1], [6, 6, 1], 6, 0), 2, max_iters=300).divergence < 1e-3
+
+
+def test_least_squares_is_exact_for_a_law_of_the_rank():
+    law, _ = rank_law([6, 6], 6, 3, False, 0)
+    assert divergence_of(*least_squares(law, 3), law) < 1e-12
+
+
+def test_the_solver_refuses_what_makes_no_sense():
+    with pytest.raises(ValueError, match="rank is 5; logits over 4 tokens have a rank of 1 to 4"):
+        solve(random_law(4, 2), 5)
+    with pytest.raises(ValueError, match="starts is 0"):
+        solve(random_law(4, 2), 2, starts=0)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Looks inside
+
+
+def model_without_residual() -> Transformers:
+    return Transformers(TransformerConfig(6, 3, 4, n_parallel=3), [0, 1], [Skips(residual=True)] * 2).double()
+
+
+def test_the_attention_map_is_the_models_own_pattern():
+    model = model_without_residual()
+    maps = attention_map(model)
+    assert maps.shape == (2, 3, 6, 6)
+    m, h, a, b = 1, 2, 4, 3
+    attn, x = model.h[0].attn, [layer_norm(model.wte[m, token]) + model.wpe[m, t] for t, token in enumerate((a, b))]
+    scores = torch.stack([(x[1] @ attn.c_q[m, h]) @ (part @ attn.c_k[m, h]) / 2.0 for part in x])
+    assert maps[m, h, a, b].item() == pytest.approx(scores.softmax(0)[0].item(), abs=1e-12)
+    assert (notebook_attention_map(model) - maps).abs().max() > 0.01, "without the layer norm it is another map"
+    with torch.no_grad():
+        model.wte.copy_(layer_norm(model.wte))  # whose layer norm changes nothing
+    assert torch.allclose(notebook_attention_map(model), attention_map(model), atol=1e-6)
+
+
+def test_contributions_add_up_to_the_logits():
+    model = model_without_residual()
+    parts = head_contributions(model)
+    assert torch.allclose(parts.logits.sum(2), model.context_logits(), atol=1e-12)
+    gram = model.lm_head @ model.lm_head.transpose(1, 2)
+    logits = torch.einsum("mrhv,mvw->mrhw", parts.tokens, gram)
+    assert torch.allclose(logits - logits.mean(-1, keepdim=True), parts.logits, atol=1e-10)
+    assert torch.allclose(model.unembed(last_residual(model)), model.context_logits(), atol=1e-12)
+
+
+def test_heads_can_be_right_together_and_neither_alone():
+    parts = head_contributions(model_without_residual())
+    logits = torch.zeros(1, 1, 2, 3)
+    logits[0, 0] = torch.tensor([[2.0, 3.0, 0.0], [2.0, 0.0, 3.0]])
+    parts = type(parts)(parts.written, logits, parts.tokens)
+    solo, group = parts.lead(torch.tensor([0]))
+    assert solo.tolist() == [[[-1.0, -1.0]]] and group.tolist() == [[1.0]]
+
+
+def test_attention_maps_are_of_trigrams():
+    with pytest.raises(ValueError, match="this one is of order 2"):
+        attention_map(Transformers(TransformerConfig(6, 2, 4), [0]))
+
+
+def test_distances_of_spans():
+    A = torch.randn(8, 3, dtype=torch.float64)
+    P = projection(A)
+    assert torch.allclose(P @ P, P) and P.trace().item() == pytest.approx(3) and P.sum(1).abs().max() < 1e-12
+    assert subspace_distance(A, A @ torch.randn(3, 3).double()) == pytest.approx(0, abs=1e-6)
+    shifted = A + torch.randn(1, 3).double()
+    assert subspace_distance(A, shifted) == pytest.approx(0, abs=1e-6), "softmax cannot see the shift"
+    assert subspace_distance(A, shifted, centre=False) > 0.1, "the notebook's distance can"
+    a, b = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]]).double().chunk(2, 1)
+    assert subspace_distance(a, b) == pytest.approx(math.sqrt(2)), "orthogonal lines"
+    drawn = [subspace_distance(*torch.randn(2, 8, 3, dtype=torch.float64)) ** 2 for _ in range(300)]
+    assert np.mean(drawn) ** 0.5 == pytest.approx(random_subspace_distance(8, 3), rel=0.03)
+
+
+def test_the_best_span_of_a_law_of_the_rank_is_the_laws_own():
+    law, directions = rank_law([6, 6], 6, 3, False, 0)
+    assert subspace_distance(top_span(law, 3), directions) < 1e-6
+    assert subspace_distance(solve(law, 3).lm_head, directions) < 1e-3
+
+
+def test_closed_form_is_the_weighted_regression_and_exact_when_it_can_be():
+    law, directions = rank_law([6, 6], 6, 3, False, 0, scale=1.0)
+    assert divergence_of(closed_form_embeddings(directions, law), directions, law) < 1e-12
+    lm_head = torch.randn(6, 2, dtype=torch.float64)
+    fitted = closed_form_embeddings(lm_head, law)
+    for row in (0, 17):
+        weight = law.conditional[row].sqrt()[:, None]
+        inputs = torch.cat((lm_head, torch.ones(6, 1).double()), 1)
+        expected = torch.linalg.lstsq(weight * inputs, weight * law.conditional[row].log()[:, None]).solution[:2, 0]
+        assert torch.allclose(fitted[row], expected, atol=1e-8)
+    near = almost_rank_law([6, 6], 6, 4, False, 0)
+    found = solve(near, 3)
+    assert divergence_of(closed_form_embeddings(found.lm_head, near), found.lm_head,
+                         near) == pytest.approx(found.divergence, rel=0.05)
+
+
+def test_laws_with_zeros_have_no_logarithms():
+    law = geometric_law([1, 1, 1], [4, 4, 1], 4, 0)
+    for call in (lambda: top_span(law, 2), lambda: closed_form_embeddings(torch.randn(4, 2), law)):
+        with pytest.raises(ValueError, match="the law has probabilities of 0"):
+            call()
+
+
+def test_rows_paired_as_in_the_notebook_are_the_wrong_rows():
+    law = peaked_law([5, 5], 5, 0.9, 0, 0)
+    found = solve(law, 4)
+    transposed = found.wte.view(5, 5, 4).transpose(0, 1).reshape(25, 4)
+    assert found.divergence < 1e-3 and divergence_of(transposed, found.lm_head, law) > 0.5
+
+
+def test_the_notebooks_mean_of_a_hundred_ones_is_not_one():
+    assert notebook_mean([1.0] * 500) == pytest.approx(0.99)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Fits and bounds
+
+
+def test_power_laws_are_recovered_with_an_intercept_for_each_group():
+    x = np.tile([1, 2, 4, 8], 6)
+    groups = np.repeat(range(6), 4)
+    exact = fit_power_law(x, (1 + groups) * x**-1.5, groups)
+    assert [exact.exponent, exact.low, exact.high] == pytest.approx([-1.5] * 3) and exact.points == 24
+    random, covered = np.random.default_rng(0), 0
+    for _ in range(300):  # slopes that differ from group to group, and noise
+        slopes = -1.5 + 0.2 * random.normal(size=6)
+        fit = fit_power_law(x, (1 + groups) * x ** slopes[groups] * np.exp(0.1 * random.normal(size=24)), groups)
+        covered += fit.low < -1.5 < fit.high
+    assert 0.92 < covered / 300 < 0.98, "95 % intervals hold the truth in 95 % of the cases"
+
+
+def test_fits_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="fitted to positive numbers"):
+        fit_power_law([1, 2], [1, 0], [0, 0])
+    for x, groups in (([1, 2], [0, 1]), ([1, 2], [0, 0])):
+        with pytest.raises(ValueError, match="at least two groups, each with two different x"):
+            fit_power_law(x, [1, 2], groups)
+
+
+def test_the_bound_of_the_paper():
+    assert accuracy_bound(50, 2500, 21, 10, 10) == pytest.approx(0.106, abs=5e-4)
+    assert accuracy_bound(50, 2500, 10_000, 10, 10) == 1
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The command line
+
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["run.py", *map(str, words)])
+    main()
+
+
+def test_all_experiments_run_quickly_and_leave_figures_and_numbers(tmp_path, monkeypatch, capsys):
+    run(monkeypatch, "all", "--quick", "--seeds", "2", "--out", tmp_path)
+    shown = capsys.readouterr().out
+    for name in EXPERIMENTS:
+        result = json.loads((tmp_path / f"{name}.json").read_text())
+        assert result["experiment"] == name and result["options"]["seeds"] == 2 and f"\n{name}\n" in shown
+        if name not in ("faults", "speed"):
+            assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+    assert len((tmp_path / "scaling.csv").read_text().splitlines()) == 1 + 6 * 2 * 2
+    faults = {row["fault"]: row for row in json.loads((tmp_path / "faults.json").read_text())["numbers"]["rows"]}
+    assert len(faults) == 9
+    assert faults["skips do not reach the model"]["notebook"] == 0 != faults["skips do not reach the model"]["right"]
+
+
+def test_settings_are_taken(tmp_path, monkeypatch):
+    run(monkeypatch, "freezing", "--quick", "--seeds", "1", "--vocab-size", "4", "--n_embd", "3", "--nb_tokens",
+        "4,2,4",
+        "--law", "zipf", "--out", tmp_path, "--objective", "exact", "--dtype", "float64")
+    result = json.loads((tmp_path / "freezing.json").read_text())
+    assert (result["settings"]["vocab_size"], result["settings"]["law"], result["options"]["dtype"]) == (4, "zipf",
+                                                                                                         "float64")
+    assert list(result["numbers"]["divergence"]) == list(FROZEN)
+
+
+def test_every_combination_of_skips_that_leaves_an_input():
+    assert len(all_skips()) == 18 and all_skips()[0] == Skips() and len(set(map(str, all_skips()))) == 18
+
+
+@pytest.mark.parametrize("words, message", [
+    (["subspace", "--n_parallel", "3"],
+     "error: subspace takes no --n_parallel; it takes vocab_size, n_embd, objective"),
+    (["all", "--max_iters", "3"], "error: all takes no --max_iters"),
+    (["freezing", "--n_embd", "5", "--n_head", "2"], "error: n_embd is 5, which 2 heads do not divide"),
+    (["freezing", "--nb_tokens", "10,11,1"],
+     "error: nb_tokens[1] is 11; it must be from 1 to the 10 tokens that there are"),
+    (["freezing", "--nb_tokens", "10,x,1"], "error: --nb_tokens is '10,x,1'; write numbers with commas between"),
+    (["freezing", "--alphas", "1,1"], "error: 2 alphas for 3 nb_tokens"),
+    (["freezing", "--law", "pareto"], "error: --law is 'pareto'; it must be one of geometric, power, zipf"),
+    (["freezing", "--objective", "some"], "error: --objective is 'some'"),
+    (["freezing", "--seeds", "0"], "error: --seeds is 0"),
+    (["freezing", "--dtype", "float16"], "error: --dtype is 'float16'"),
+    (["freezing", "--batch_size", "0"], "error: --batch_size is 0"),
+    (["freezing", "--max_iters", "0"], "error: max_iters is 0"),
+    (["attention_map", "--quick", "--nb_tokens", "10,10", "--alphas", "1,1"],
+     "error: an attention map over pairs of tokens is of trigram"),
+    (["subspace", "--n_embd", "11"], "error: --n_embd is 11, more than the 10 tokens"),
+    (["superposition", "--quick", "--device", "tpu"], "error: device 'tpu' cannot be used here"),
+])
+def test_a_mistake_ends_in_one_line(words, message, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, *words, "--out", tmp_path)
+    shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert ended.value.code == 2 and len(shown) == 1 and shown[0].startswith(message)
+
+
+def test_an_unknown_experiment_is_named(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "dynamic")
+    assert "invalid choice: 'dynamic'" in capsys.readouterr().err
