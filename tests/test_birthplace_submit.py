@@ -24,7 +24,7 @@ def run(monkeypatch, *words):
 @pytest.fixture
 def out(tmp_path):
     """What the study writes, to be changed at will."""
-    return shutil.copytree(world.out(), tmp_path / "out")
+    return shutil.copytree(world.out(), tmp_path / "out", ignore=shutil.ignore_patterns("submission.zip"))
 
 
 def fails(monkeypatch, capsys, *words) -> str:

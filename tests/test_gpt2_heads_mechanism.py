@@ -1,4 +1,4 @@
-"""The mechanism of induction heads: every score, claim and edit on a model that was built so that the answer is known."""
+"""The mechanism of induction heads: every score, claim and edit on a model whose answers are known."""
 
 import copy
 import json
@@ -13,7 +13,8 @@ from torch import nn
 from mingpt.heads import composition_scores, edit, exchange, head_weights, project, subspace_similarity
 from mingpt.hooks import patch, record
 from mingpt.model import GPT, GPTConfig
-from projects.gpt2_heads.mechanism import doubts
+from projects.gpt2_heads.mechanism import doubts, report
+from projects.gpt2_heads.mechanism.commands import against_published
 from projects.gpt2_heads.mechanism.circuits import (
     composable,
     diagonal_study,
@@ -128,7 +129,7 @@ def test_rankings_and_reference(model, generator):
 
 def test_a_model_without_such_heads_is_refused(random_model, generator):
     scores = score_repeats(random_model, 10, 2, 4, False, generator)
-    with pytest.raises(ValueError, match="no head has an induction score of 0.4"):
+    with pytest.raises(ValueError, match="no head reaches a score of 0.4 for induction"):
         scores.best("induction", 10)
 
 
@@ -162,6 +163,17 @@ def test_running_from_the_edited_layer_on_is_running_the_whole_model(random_mode
         torch.testing.assert_close(ours.probability, expected, rtol=1e-4, atol=1e-6)
         assert torch.equal(ours.error, (logits[:, 10:-1].argmax(-1) != idx[:, 11:]).float())
         assert_untouched(random_model, before)
+
+
+def test_bfloat16_counts_the_same_mistakes(test, model):
+    before = state(model)
+    fast = CopyTest(model, test.idx, test.period, torch.bfloat16)
+    for heads in (INDUCTION_HEADS, [(1, 0), (1, 1)]):
+        changes = exchange(model, heads, [1, 0], PARTS["QK"])
+        assert fast(changes).probability.dtype == torch.float32
+        assert (fast(changes).error - test(changes).error).abs().mean() < 0.05
+    assert fast().error.sum() == 0 and fast.runner is not model
+    assert_untouched(model, before)
 
 
 def test_weights_are_restored_after_an_exception(test, model):
@@ -424,6 +436,16 @@ def test_editing_more_heads_than_there_are_is_harmless_only_here(test, generator
 def test_directions_beyond_head_dim_are_noise(random_model, generator):
     found = doubts.null_space(random_model, (1, 0), generator)
     assert found["within head_dim"] > 0.999 and found["the next as many"] < 0.9
+
+
+def test_a_model_called_gpt2_is_printed_beside_the_published_rankings(tmp_path):
+    """With random weights of 12 layers of 12 heads: the numbers mean nothing, the table is complete."""
+    gpt = GPT(GPTConfig(vocab_size=60, block_size=64, n_layer=12, n_head=12, n_embd=48)).eval()
+    one = score_repeats(gpt, 5, 3, 1, True, torch.Generator().manual_seed(0))
+    found = against_published(gpt, one, torch.Generator().manual_seed(0))
+    assert [row["head"] for row in found["one sequence"]["induction"]["heads"]][:3] == ["5.1", "5.5", "6.9"]
+    text = "\n".join(report.scores({"a": {}, "b": {}, "against published": found}))
+    assert text.count("of 10 are ours") == 4 and "4.11 0.989/" in text
 
 
 def run(monkeypatch, *words):

@@ -21,7 +21,7 @@ def pick(circuits: Factored, heads: Sequence[Head]) -> Factored:
 
 
 def composable(readers: Sequence[Head], writers: Sequence[Head]) -> Tensor:
-    """(len(readers), len(writers)) bool: whether the writer is in an earlier layer. In the others' case nothing can be read."""
+    """(len(readers), len(writers)) bool: whether the writer is in an earlier layer; else nothing can be read."""
     return torch.tensor([[writer[0] < reader[0] for writer in writers] for reader in readers])
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mingpt.heads import Head, head_weights
 from mingpt.model import GPT
-from mingpt.utils import write_json, write_text
+from mingpt.utils import pick_dtype, write_json, write_text
 from projects.gpt2_heads.mechanism import doubts as doubt
 from projects.gpt2_heads.mechanism.circuits import diagonal_study, pick, subspace_study
 from projects.gpt2_heads.mechanism.copying import CopyTest, Copying, folded, repeated_segments
@@ -33,13 +33,13 @@ class Bench:
     def __init__(self, label: str, model: GPT, seed: int, options: MechanismOptions):
         if 2 * options.length > model.config.block_size:
             raise ValueError(
-                f"--length is {options.length}; twice that does not fit into the model's {model.config.block_size} positions"
+                f"--length is {options.length}; twice that does not fit into {model.config.block_size} positions"
             )
         if next(model.parameters()).device.type != "cpu":
             raise ValueError("the studies of the mechanism run on the CPU; leave --device out")
         if model.config.positions != "learned":
             raise ValueError(
-                "the circuits of a model with rotary positions depend on the distance; these studies are for learned ones"
+                "circuits of a model with rotary positions depend on the distance; these studies are for learned ones"
             )
         self.label, self.options = label, options
         self.raw, self.model = model, folded(model)
@@ -47,6 +47,8 @@ class Bench:
         V, length = model.config.vocab_size, options.length
         idx = repeated_segments(V, length, 2, options.batch_size, self.generator)
         self.test, self.raw_test = CopyTest(self.model, idx, length), CopyTest(model, idx, length)
+        dtype = pick_dtype(options.dtype, torch.device("cpu"))
+        self.fast_test = CopyTest(self.model, idx, length, dtype)  # for the studies that try many edits
         self.scores = score_repeats(model, length, 2, options.batch_size, False, self.generator)
         self.ranking = {kind: self.scores.ranking(kind) for kind in KINDS}
         self.induction, self.previous = (self.scores.best(kind, options.top) for kind in KINDS)
@@ -200,10 +202,10 @@ def subspace(bench: Bench, out: Path) -> dict:
 
 def shuffle(bench: Bench, out: Path) -> dict:
     """Claim 3."""
-    options, result = bench.options, {"as it is": of_copying(bench.test())}
+    options, result = bench.options, {"as it is": of_copying(bench.fast_test())}
     for component, kind, heads in (("QK", "induction", bench.induction), ("OV", "previous token", bench.previous)):
         study = shuffle_study(
-            bench.test,
+            bench.fast_test,
             bench.ranking[kind],
             bench.bystanders,
             bench.counts(kind),
@@ -225,11 +227,11 @@ def shuffle(bench: Bench, out: Path) -> dict:
 
 def project(bench: Bench, out: Path) -> dict:
     """Claim 4."""
-    bridge = bridge_subspace(bench.test, bench.induction, max(bench.ranks))
-    result = {"as it is": of_copying(bench.test())}
+    bridge = bridge_subspace(bench.fast_test, bench.induction, max(bench.ranks))
+    result = {"as it is": of_copying(bench.fast_test())}
     for component, heads in (("QK", bench.induction), ("OV", bench.previous)):
         study = project_study(
-            bench.test, heads, component, bridge, bench.ranks, bench.options.random_subspaces, bench.generator
+            bench.fast_test, heads, component, bridge, bench.ranks, bench.options.random_subspaces, bench.generator
         )
         result[component] = {
             str(rank): {label: of_copying(copying) for label, copying in found.items()} for rank, found in study.items()

@@ -138,7 +138,7 @@ def whose_subspace(test: CopyTest, readers: Sequence[Head], writers: Sequence[He
 def how_many_edited(
     test: CopyTest, readers: Sequence[Head], ranking: Sequence[Head], rank: int, counts: Sequence[int]
 ) -> dict:
-    """The bridge taken out of, or kept alone in, the outputs of the first `count` of the ranking: is the list too long?"""
+    """The bridge taken out of, or kept alone in, the outputs of the first `count` heads: is the list too long?"""
     bridge = bridge_subspace(test, readers, rank)
     return {
         count: {

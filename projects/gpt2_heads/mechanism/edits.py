@@ -28,7 +28,7 @@ def permutation(n: int, generator: torch.Generator, derangement: bool) -> list[i
 
 
 def shuffled(test: CopyTest, draws: Sequence[tuple[Sequence[Head], Sequence[int]]], parts: Sequence[str]) -> Copying:
-    """The copying (len(draws), B, n) of the models in which, draw by draw, heads[i] has the `parts` of heads[order[i]]."""
+    """The copying (len(draws), B, n) of models in which, by draw, heads[i] has the `parts` of heads[order[i]]."""
     return Copying.stack([test(exchange(test.model, heads, order, parts)) for heads, order in draws])
 
 

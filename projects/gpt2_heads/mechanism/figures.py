@@ -161,52 +161,42 @@ SHUFFLES = {
 
 
 def shuffle(out: Path, result: dict, label: str) -> None:
-    """Error against how many heads change places, and by position."""
-    with figure(out / "shuffle.png", width=11, height=7.6, rows=2, columns=2) as panels:
+    """Error against how many heads change places; error and probability by position."""
+    with figure(out / "shuffle.png", width=13, height=7.8, rows=2, columns=3) as panels:
         for line, component in zip(panels, ("QK", "OV")):
-            found = result[component]
-            counts, enough = [int(count) for count in found["counts"]], found["of that kind"]
+            found, as_it_is = result[component]["counts"], result["as it is"]
+            counts, enough = [int(count) for count in found], result[component]["of that kind"]
             shown = str(enough if enough in counts else counts[-1])
             for way, (color, marker, text) in SHUFFLES.items():
-                mean = np.array([found["counts"][str(count)][way]["error"]["mean"] for count in counts])
-                half = 1.96 * np.array([found["counts"][str(count)][way]["standard_error"] for count in counts])
+                mean = np.array([found[str(count)][way]["error"]["mean"] for count in counts])
+                half = 1.96 * np.array([found[str(count)][way]["standard_error"] for count in counts])
+                low, high = 100 * (mean - half).clip(0, 1), 100 * (mean + half).clip(0, 1)
                 line[0].plot(counts, 100 * mean, marker=marker, color=color, label=text)
-                line[0].fill_between(
-                    counts, 100 * (mean - half).clip(0, 1), 100 * (mean + half).clip(0, 1), color=color, alpha=0.2
+                line[0].fill_between(counts, low, high, color=color, alpha=0.2)
+                for axes, kind in zip(line[1:], ("error", "probability")):
+                    values = 100 * np.array(found[shown][way][f"{kind}_by_position"])
+                    axes.plot(range(1, 1 + len(values)), values, marker=".", color=color)
+            line[0].axhline(100 * as_it_is["error"]["mean"], color="black", lw=0.9, ls="--", label="model as it is")
+            for axes, kind, text in zip(
+                line[1:], ("error", "probability"), ("wrong (%)", "probability of the right token (%)")
+            ):
+                values = 100 * np.array(as_it_is[f"{kind}_by_position"])
+                axes.plot(range(1, 1 + len(values)), values, color="black", lw=0.9, ls="--")
+                axes.set(
+                    xlabel="position in the second copy (tokens)", ylabel=text, title=f"{shown} heads, by position"
                 )
-                by_position = 100 * np.array(found["counts"][shown][way]["error_by_position"])
-                line[1].plot(range(1, 1 + len(by_position)), by_position, marker=".", color=color)
-            line[0].axhline(
-                100 * result["as it is"]["error"]["mean"], color="black", lw=0.9, ls="--", label="model as it is"
-            )
+                axes.set_xticks(range(2, 1 + len(values), max(2, len(values) // 8)))
             if counts[-1] > enough:
-                line[0].axvspan(
-                    enough + 0.5,
-                    counts[-1] + 0.3,
-                    color=CHANCE,
-                    alpha=0.15,
-                    lw=0,
-                    label="more than there are of that kind",
-                )
-            line[0].set(
-                xlabel="number of heads",
-                ylabel="wrong predictions (%)",
-                ylim=(-3, 103),
-                title=OF[component],
-                xticks=counts,
-            )
-            line[1].set(
-                xlabel="position in the second copy (tokens)",
-                ylim=(-3, 103),
-                title=f"{shown} heads, by position",
-                xticks=range(2, 1 + len(by_position), 2),
-            )
-        panels[0, 0].figure.legend(
-            *panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9
-        )
-        n = next(iter(found["counts"].values()))["shuffled"]["error"]["n"]
+                edges = (enough + 0.5, counts[-1] + 0.3)
+                line[0].axvspan(*edges, color=CHANCE, alpha=0.15, lw=0, label="more than there are of that kind")
+            line[0].set(xlabel="number of heads", ylabel="wrong predictions (%)", title=OF[component], xticks=counts)
+            for axes in line:
+                axes.set_ylim(-3, 103)
+        legend = panels[1, 0].get_legend_handles_labels()
+        panels[0, 0].figure.legend(*legend, loc="outside lower center", ncols=5, fontsize=9)
+        n = next(iter(found.values()))["shuffled"]["error"]["n"]
         panels[0, 0].figure.suptitle(
-            f"Claim 3: heads that stand in for each other, {label}\n(bands: 95 % confidence over {n} permutations, same sequences for all)",
+            f"Claim 3: heads that stand in for each other, {label} (bands: 95 % confidence over {n} permutations)",
             fontweight="bold",
         )
 
@@ -306,7 +296,7 @@ def doubts(out: Path, result: dict, label: str) -> None:
         middle.set(
             xticks=(0, 1, 2.4, 3.4),
             ylim=(-3, 103),
-            title="the notebook's control: any heads change places",
+            title="the notebook's control: any heads",
             xticklabels=[
                 "QK,\nsome that\nmatter",
                 "QK,\nnone that\nmatters",

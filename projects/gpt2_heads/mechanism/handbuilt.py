@@ -56,7 +56,7 @@ class AttentionOnlyGPT(GPT):
 
 @torch.no_grad()
 def handbuilt_model(seed: int = 0) -> AttentionOnlyGPT:
-    """The model, ready to use. The seed draws the basis, the inner bases of the heads, and the weights that do nothing."""
+    """The model, ready to use. The seed draws the basis, inner bases of heads, and weights that do nothing."""
     generator = torch.Generator().manual_seed(seed)
     V, T, C, D = CONFIG.vocab_size, CONFIG.block_size, CONFIG.n_embd, CONFIG.head_dim
     model = AttentionOnlyGPT(CONFIG).eval()
@@ -74,7 +74,7 @@ def handbuilt_model(seed: int = 0) -> AttentionOnlyGPT:
     model.transformer.wpe.weight.copy_(position)
     model.lm_head.weight.copy_(LOUD * answer)
 
-    # A layer norm makes each of n orthogonal parts of length 1 sqrt(C / n) long: n is 2 before layer 0, and 2 to 3 after.
+    # A layer norm makes each of n orthogonal parts of length 1 sqrt(C / n) long: n is 2 before layer 0, then 2 to 3.
     long = math.sqrt(C / 2)
     for layer, head in PREVIOUS_TOKEN_HEADS:
         views, basis = head_views(model, layer), inner(T)

@@ -14,6 +14,9 @@ class MechanismOptions:
     batch_size: Annotated[int, "sequences that every edited model is tried on"] = 32
     top: Annotated[int, "at most so many induction heads, and previous-token heads, are studied"] = 10
     permutations: Annotated[int, "independent permutations for each number of heads"] = 20
+    dtype: Annotated[str, "number format in which shuffle and project run edited models: float32, bfloat16, auto"] = (
+        "float32"
+    )
     derangements: Annotated[bool, "only permutations that leave no head in its place"] = True
     random_subspaces: Annotated[int, "random subspaces to compare with, for each rank"] = 5
 

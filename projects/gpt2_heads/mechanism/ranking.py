@@ -1,4 +1,4 @@
-"""Which heads are induction heads and which are previous-token heads: scores, rankings, and what others found in GPT-2."""
+"""Which heads are induction heads and which previous-token heads: scores, rankings, what others found in GPT-2."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ from projects.gpt2_heads.mechanism.copying import repeated_segments
 KINDS = ("induction", "previous token")
 THRESHOLD = 0.4  # a head with this score is usually called one (Olsson et al. 2022)
 
-# GPT-2 small. "one sequence": 5 random tokens three times over, column 0 dropped, as in the study that this one follows;
-# "fifty": 25 random tokens twice over, batch of 50, column 0 dropped, as published by the same authors.
+# GPT-2 small. "one sequence": 5 random tokens three times over, column 0 dropped, as in the notebook that this study
+# follows; "fifty": 25 random tokens twice over, batch of 50, column 0 dropped, as published by the same authors.
 REFERENCE = {
     "one sequence": {
         "induction": {
@@ -110,8 +110,8 @@ class Scores:
         heads = [head for head in self.ranking(kind)[:top] if self.mean[kind][head] >= threshold]
         if not heads:
             raise ValueError(
-                f"no head has an {kind} score of {threshold} (the best has {self.mean[kind].max():.2f}), so there is no "
-                "mechanism to look at; the model is too small, or was trained too little"
+                f"no head reaches a score of {threshold} for {kind} (the best: {self.mean[kind].max():.2f}), so there is no "
+                "mechanism to look at; train the model longer, or take --model handbuilt"
             )
         return heads
 
@@ -151,7 +151,7 @@ def ranked_text(scores: Scores, kind: str, title: str) -> str:
 
 
 def against_reference(scores: Scores, kind: str, reference: dict[str, float], top: int = 10) -> dict:
-    """How a ranking of GPT-2 small compares: how many of the published top are in ours, and the differences of scores."""
+    """How a ranking of GPT-2 small compares: how many of the published top are in ours, and both scores."""
     ours = {name(head): scores.mean[kind][head].item() for head in scores.ranking(kind)}
     theirs = list(reference)[:top]
     return {

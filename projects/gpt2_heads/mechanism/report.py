@@ -21,7 +21,7 @@ def scores(result: dict) -> list[str]:
     for recipe, kinds in result.get("against published", {}).items():
         for kind, found in kinds.items():
             lines.append(
-                f"{kind:>14}, published ({recipe}): {found['shared']} of the top {found['top']} are ours too; published/ours "
+                f"{kind:>14}, published ({recipe}): {found['shared']} of {found['top']} are ours; published/ours "
                 + ", ".join(f"{row['head']} {row['published']:.3f}/{row['ours']:.3f}" for row in found["heads"])
             )
     return lines
@@ -30,9 +30,9 @@ def scores(result: dict) -> list[str]:
 def diagonal(result: dict) -> list[str]:
     tested, others, null = result["tested"], result["others"], result["null_std"]
     return [
-        f"diagonal z: induction with previous-token heads {tested['mean']:.2f} ± {tested['std']:.2f} ({tested['n']} pairs that can "
+        f"diagonal z: induction with previous-token heads {brief(tested, 1)} ({tested['n']} pairs that can "
         f"compose), {result['tested_in_null_std']['mean']:.0f} null standard deviations",
-        f"            other pairs {others['mean']:.2f} ± {others['std']:.2f} ({others['n']}), Gaussian heads 0 ± {null:.3f}",
+        f"            other pairs {brief(others, 1)} ({others['n']}), Gaussian heads 0 ± {null:.3f}",
     ]
 
 
@@ -63,14 +63,12 @@ def shuffle(result: dict) -> list[str]:
 
 
 def project(result: dict) -> list[str]:
-    lines = [
-        f"wrong in the second copy: {percent(result['as it is']['error']['mean'])} as it is; of a subspace and (of random ones)"
-    ]
+    lines = [f"wrong in the second copy: {percent(result['as it is']['error']['mean'])} as it is; (random subspaces)"]
     for component in ("QK", "OV"):
         for rank, found in result[component].items():
             cells = [
-                f"{label} {percent(found[label]['error']['mean'])} ({percent(found[label + ' random']['error']['mean'])})"
-                for label in ("without", "only")
+                f"{way} {percent(found[way]['error']['mean'])} ({percent(found[way + ' random']['error']['mean'])})"
+                for way in ("without", "only")
             ]
             lines.append(f"    {component}, rank {rank:>3}: " + ", ".join(cells))
     return lines
@@ -99,7 +97,8 @@ def doubts(result: dict) -> list[str]:
             f"    five sequences:   {brief(five)}",
             f"    notebook control: with important heads {brief(found['control']['with important heads'])}, without "
             f"{brief(found['control']['without'])}",
-            f"    biases:           {brief(found['biases']['with biases'])} with, {brief(found['biases']['weights only'])} without",
+            f"    biases:           {brief(found['biases']['with biases'])} moved too, "
+            f"{brief(found['biases']['weights only'])} left behind",
         ]
     lines.append(
         f"z of pairs that can compose {brief(result['layer order']['can compose'], 1)}, that cannot "
@@ -126,14 +125,16 @@ def doubts(result: dict) -> list[str]:
     )
     null = result["null space"]
     lines.append(
-        f"dense singular vectors after rounding: {null['within head_dim']:.3f} the same within head_dim, {null['the next as many']:.3f} beyond"
+        f"dense singular vectors after rounding: {null['within head_dim']:.3f} the same within head_dim, "
+        f"{null['the next as many']:.3f} beyond"
     )
     return lines
 
 
 def brief(found: dict, scale: float = 100) -> str:
     unit = " %" if scale == 100 else ""
-    return "none" if not found["n"] else f"{scale * found['mean']:.1f} ± {scale * found['std']:.1f}{unit}"
+    digits = 1 if scale == 100 else 2
+    return "none" if not found["n"] else f"{scale * found['mean']:.{digits}f} ± {scale * found['std']:.{digits}f}{unit}"
 
 
 LINES: dict[str, Callable[[dict], list[str]]] = {
