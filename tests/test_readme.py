@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 
 READMES = sorted(path for path in REPOSITORY.rglob("README.md") if not {".venv", "out"} & set(path.relative_to(REPOSITORY).parts))
 SCRIPTS = sorted(REPOSITORY.glob("projects/*/run.py")) + sorted(REPOSITORY.glob("data/*/[!_]*.py")) + \
-    [REPOSITORY / "projects" / "benchmark" / "training.py"]
+    [path for path in sorted(REPOSITORY.glob("projects/benchmark/*.py")) if "__main__" in path.read_text(encoding="utf-8")]
 
 
 def named(path) -> str:

@@ -19,10 +19,9 @@ from torch.nn import functional as F
 
 from mingpt.config import Parser
 from mingpt.conv_attention import ConvAttentionConfig, ConvAttentionNet
-from mingpt.optim import OptimConfig
-from mingpt.trainer import Trainer, TrainerConfig
 from mingpt.utils import has_fast_bfloat16
 from projects.benchmark.harness import compare, print_table, versions
+from projects.benchmark.steps import our_step, plain_step
 
 
 class PlainConvAttention(nn.Module):
@@ -46,38 +45,6 @@ class PlainConvAttention(nn.Module):
         return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
 
 
-def plain_step(net: nn.Module, x: Tensor, y: Tensor):
-    """A function that takes one float32 training step of `net` with AdamW."""
-    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-4)
-
-    def step():
-        _, loss = net(x, y)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-    return step
-
-
-class OneBatch:
-    """A dataset of one batch."""
-
-    def __init__(self, x: Tensor, y: Tensor):
-        self.x, self.y = x, y
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        return self.x[i], self.y[i]
-
-
-def our_step(config: ConvAttentionConfig, dtype: str, x: Tensor, y: Tensor):
-    """A function that takes one step of our trainer."""
-    trainer_config = TrainerConfig(max_iters=10_000, batch_size=len(x), dtype=dtype, device="cpu")
-    return Trainer(trainer_config, OptimConfig(), ConvAttentionNet(config), OneBatch(x, y)).step
-
-
 def main() -> None:
     """Print the tables."""
     parser = Parser(description=__doc__)
@@ -89,12 +56,13 @@ def main() -> None:
     x, y = torch.randint(0, V, (2, B, T))
 
     # The peers before ours: a Trainer tells the C library to keep freed memory, which from then on helps everybody.
-    variants = {"plain, masked weight.data": plain_step(PlainConvAttention(V, C, cut=True), x, y),
-                "plain, masked in use": plain_step(PlainConvAttention(V, C, cut=False), x, y)}
+    plain = {"plain, masked weight.data": PlainConvAttention(V, C, cut=True),
+             "plain, masked in use": PlainConvAttention(V, C, cut=False)}
+    variants = {name: plain_step(net, torch.optim.AdamW(net.parameters(), lr=3e-4), x, y) for name, net in plain.items()}
     alone = compare(variants, repeats=args.repeats)
-    variants["ours, float32"] = our_step(config, "float32", x, y)
+    variants["ours, float32"] = our_step(ConvAttentionNet(config), "float32", x, y)
     if has_fast_bfloat16(torch.device("cpu")):
-        variants["ours, bfloat16"] = our_step(config, "bfloat16", x, y)
+        variants["ours, bfloat16"] = our_step(ConvAttentionNet(config), "bfloat16", x, y)
     print(f"{versions('torch')}, {torch.get_num_threads()} threads, width {C}, vocabulary {V}, {B} sequences of {T}\n")
     print_table(alone, title="Peers alone, with the C library's usual memory management", work=B * T, unit="tokens")
     print()

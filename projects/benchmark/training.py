@@ -22,10 +22,9 @@ from torch.nn import functional as F
 
 from mingpt.config import Parser
 from mingpt.model import GPT, MLP, Context, GPTConfig
-from mingpt.optim import OptimConfig
-from mingpt.trainer import Trainer, TrainerConfig
 from mingpt.utils import has_fast_bfloat16
 from projects.benchmark.harness import compare, print_table, versions
+from projects.benchmark.steps import our_step, plain_step
 
 
 class PlainAttention(nn.Module):
@@ -76,36 +75,6 @@ class NanoGPT(PlainGPT):
     fused = True
 
 
-def peer_step(model: GPT, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor):
-    """A function that takes one plain float32 training step."""
-    def step():
-        _, loss = model(x, y)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-    return step
-
-
-class OneBatch:
-    """A dataset of one batch."""
-
-    def __init__(self, x: Tensor, y: Tensor):
-        self.x, self.y = x, y
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        return self.x[i], self.y[i]
-
-
-def our_step(config: GPTConfig, dtype: str, x: Tensor, y: Tensor, compiled: bool = False):
-    """A function that takes one step of our trainer."""
-    trainer_config = TrainerConfig(max_iters=10_000, batch_size=len(x), dtype=dtype, device="cpu", compile=compiled)
-    return Trainer(trainer_config, OptimConfig(), GPT(config), OneBatch(x, y)).step
-
-
 def main() -> None:
     """Print the table."""
     parser = Parser(description=__doc__)
@@ -121,15 +90,15 @@ def main() -> None:
     mingpt, nanogpt = PlainGPT(config), NanoGPT(config)
     # The peers before ours: a Trainer tells the C library to keep freed memory, which from then on helps everybody.
     variants = {
-        "minGPT's way, float32": peer_step(mingpt, torch.optim.AdamW(mingpt.parameters(), foreach=False), x, y),
-        "nanoGPT's way, float32": peer_step(nanogpt, torch.optim.AdamW(nanogpt.parameters(), fused=True), x, y)}
+        "minGPT's way, float32": plain_step(mingpt, torch.optim.AdamW(mingpt.parameters(), foreach=False), x, y),
+        "nanoGPT's way, float32": plain_step(nanogpt, torch.optim.AdamW(nanogpt.parameters(), fused=True), x, y)}
     alone = compare(variants, repeats=args.repeats)
-    variants["ours, float32"] = our_step(config, "float32", x, y)
+    variants["ours, float32"] = our_step(GPT(config), "float32", x, y)
     if has_fast_bfloat16(torch.device("cpu")):
-        variants["ours, bfloat16"] = our_step(config, "bfloat16", x, y)
-        variants["the same, fused attention"] = our_step(replace(config, attention="fused"), "bfloat16", x, y)
+        variants["ours, bfloat16"] = our_step(GPT(config), "bfloat16", x, y)
+        variants["the same, fused attention"] = our_step(GPT(replace(config, attention="fused")), "bfloat16", x, y)
         if args.compile:
-            variants["ours, bfloat16, compiled"] = our_step(config, "bfloat16", x, y, compiled=True)
+            variants["ours, bfloat16, compiled"] = our_step(GPT(config), "bfloat16", x, y, compiled=True)
     print(f"{versions('torch')}, {torch.get_num_threads()} threads, {shape}, {B} sequences of {T}\n")
     print_table(alone, title="Peers alone, with the C library's usual memory management", work=B * T, unit="tokens")
     print()
