@@ -14,7 +14,8 @@ from mingpt.hooks import record
 from mingpt.model import cross_entropy
 from mingpt.optim import OptimConfig, parameter_groups
 from mingpt.trainer import Trainer, TrainerConfig
-from projects.benchmark.conv_attention import OneBatch, PlainConvAttention
+from projects.benchmark.conv_attention import PlainConvAttention
+from projects.benchmark.steps import OneBatch
 
 KINDS = [ConvAttentionNet, AttentionAttentionNet, SmearAttentionNet, AttentionNet, ConvNet]
 OPTIONS = [{}, dict(residual=True), dict(positions=True), dict(positions=True, residual=True, n_head=4),
