@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Before torch is imported: with models this small, two threads wait for each other longer than they work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 
