@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mingpt.hooks import add_taps
-from mingpt.model import cross_entropy
+from mingpt.loss import cross_entropy
 
 
 @dataclass(frozen=True)
@@ -150,48 +150,6 @@ class Attention(nn.Module):
         return y.transpose(1, 2).reshape(B, T, H * D)
 
 
-class CachedCrossEntropy(torch.autograd.Function):
-    """`mingpt.model.cross_entropy` for a CPU: the same number and gradient, sooner.
-
-    With thousands of tokens in the vocabulary, float32 copies of the logits are larger than everything else in a step,
-    and each pass over them is a trip to memory. Here as many rows at a time are worked on as stay in the processor's
-    cache, and the gradient, softmax(logits) - onehot(target), is written down while the softmax is at hand.
-    """
-
-    CACHED = 1 << 18  # numbers
-
-    @staticmethod
-    def forward(ctx, logits: Tensor, targets: Tensor) -> Tensor:
-        """logits is (N, V), targets (N,) int64, -1 where nothing counts."""
-        weight = (targets != -1) / (targets != -1).sum().clamp(min=1)
-        targets = targets.clamp(min=0)
-        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        total = torch.zeros(())
-        for start in range(0, len(logits), rows := max(1, CachedCrossEntropy.CACHED // logits.size(1))):
-            part = slice(start, start + rows)
-            target, w = targets[part, None], weight[part, None]
-            log_p = logits[part].float().log_softmax(dim=1)
-            total -= torch.where(w > 0, log_p.gather(1, target) * w, 0.0).sum()
-            if gradient is not None:
-                gradient[part] = log_p.exp_().scatter_add_(1, target, -torch.ones_like(w)).mul_(w)
-        ctx.save_for_backward(gradient)
-        return total
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, outer: Tensor):
-        """The gradient, times that of what comes after the loss, which is mostly 1."""
-        (gradient,) = ctx.saved_tensors
-        return gradient if outer == 1 else gradient * outer.to(gradient.dtype), None
-
-
-def fast_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean negative log-likelihood, in nats, of targets (B, T) under logits (B, T, V); targets of -1 do not count."""
-    if logits.device.type == "cpu":
-        return CachedCrossEntropy.apply(logits.flatten(0, 1), targets.flatten())
-    return cross_entropy(logits, targets)
-
-
 class Net(nn.Module):
     """An embedding, the layers that `make_layers` gives, and a linear head. For its subclasses below."""
 
@@ -239,7 +197,7 @@ class Net(nn.Module):
             y = layer(x, mask)
             x = x + y if self.config.residual else y
         logits = self.lm_head(x)  # (B, T, V)
-        return logits, None if targets is None else fast_cross_entropy(logits, targets)
+        return logits, None if targets is None else cross_entropy(logits, targets)
 
 
 class ConvAttentionNet(Net):

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from mingpt.generate import KVCache, generate
 from mingpt.hooks import Tap, add_taps
+from mingpt.loss import cross_entropy
 
 PRESETS = {
     "gpt2": dict(n_layer=12, n_head=12, n_embd=768),  # 124 million parameters
@@ -334,12 +335,3 @@ class GPT(nn.Module):
     def generate(self, idx, max_new_tokens, temperature=1.0, do_sample=False, top_k=None, **options):
         """Continue `idx` by up to `max_new_tokens` tokens; see `mingpt.generate.generate` for all options."""
         return generate(self, idx, max_new_tokens, temperature, do_sample, top_k, **options)
-
-
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean negative log-likelihood, in nats, of targets (B, T) under logits (B, T, V), in float32.
-
-    Targets of -1 do not count. Where all are -1 the loss is 0: a mean over nothing would be NaN and spoil the weights.
-    """
-    total = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1, reduction="sum")
-    return total / (targets != -1).sum().clamp(min=1)

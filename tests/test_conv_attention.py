@@ -9,9 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from mingpt.conv_attention import (AttentionAttentionNet, AttentionNet, CausalConv, ConvAttentionConfig,
-                                   ConvAttentionNet, ConvNet, Smear, SmearAttentionNet, fast_cross_entropy)
+                                   ConvAttentionNet, ConvNet, Smear, SmearAttentionNet)
 from mingpt.hooks import record
-from mingpt.model import cross_entropy
 from mingpt.optim import OptimConfig, parameter_groups
 from mingpt.trainer import Trainer, TrainerConfig
 from projects.benchmark.conv_attention import PlainConvAttention
@@ -158,19 +157,6 @@ def test_the_first_attention_layer_cannot_know_the_order_without_positions():
         assert same != positions
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-6), (torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
-def test_the_cached_loss_is_cross_entropy(dtype, tolerance, monkeypatch):
-    monkeypatch.setattr("mingpt.conv_attention.CachedCrossEntropy.CACHED", 700)  # several parts, the last one smaller
-    logits, targets = torch.randn(3, 11, 100).mul(4).to(dtype).requires_grad_(), torch.randint(-1, 100, (3, 11))
-    targets[1, :4] = -1
-    expected = logits.detach().clone().requires_grad_()
-    loss, expected_loss = fast_cross_entropy(logits, targets), cross_entropy(expected, targets)
-    (3 * loss).backward()
-    (3 * expected_loss).backward()
-    torch.testing.assert_close(loss, expected_loss.to(loss.dtype), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(logits.grad, expected.grad, atol=tolerance, rtol=tolerance)
-
-
 def test_no_targets_no_loss():
     net = ConvAttentionNet(config())
     idx = torch.randint(40, (3, 12))
@@ -195,7 +181,7 @@ def test_patterns_can_be_recorded():
 def test_the_trainer_overfits_one_batch(dtype):
     net = ConvAttentionNet(config(n_embd=32))
     tokens = torch.randint(40, (4, 13))
-    Trainer(TrainerConfig(max_iters=150, batch_size=4, device="cpu", dtype=dtype),
+    Trainer(TrainerConfig(max_iters=300, batch_size=4, device="cpu", dtype=dtype),
             OptimConfig(learning_rate=1e-2, weight_decay=0.0, schedule="constant"), net,
             OneBatch(tokens[:, :-1], tokens[:, 1:])).run()
     assert net(tokens[:, :-1], tokens[:, 1:])[1].item() < 0.2

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from mingpt.generate import KVCache
-from mingpt.model import (GPT, PRESETS, GPTConfig, batched_attention, cross_entropy, explicit_attention,
+from mingpt.model import (GPT, PRESETS, GPTConfig, batched_attention, explicit_attention,
                           fastest_attention, fused_attention)
 
 SMALL = dict(vocab_size=31, block_size=24, n_layer=3, n_head=4, n_embd=32)
@@ -175,17 +175,6 @@ def test_a_fresh_model_knows_nothing(tie_weights):
     gpt = GPT(GPTConfig(vocab_size=1000, block_size=32, n_layer=2, n_head=2, n_embd=64, tie_weights=tie_weights))
     idx, targets = torch.randint(0, 1000, (2, 8, 32))
     assert gpt(idx, targets)[1].item() == pytest.approx(math.log(1000), abs=0.1)
-
-
-def test_loss_ignores_targets_of_minus_one_and_is_zero_without_targets():
-    logits = torch.randn(2, 5, 7, requires_grad=True)
-    targets = torch.randint(0, 7, (2, 5))
-    targets[0, 3:] = -1
-    counted = F.cross_entropy(logits[targets != -1], targets[targets != -1])
-    torch.testing.assert_close(cross_entropy(logits, targets), counted)
-    nothing = cross_entropy(logits, torch.full((2, 5), -1))
-    nothing.backward()
-    assert nothing.item() == 0 and logits.grad.abs().max() == 0
 
 
 def test_logits_are_whole_and_loss_is_none_without_targets():

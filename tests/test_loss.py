@@ -1,0 +1,49 @@
+"""Cross-entropy: what counts, and the way that stays in the cache."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mingpt.loss import CachedCrossEntropy, cross_entropy
+
+
+def test_loss_ignores_targets_of_minus_one_and_is_zero_without_targets():
+    logits = torch.randn(2, 5, 7, requires_grad=True)
+    targets = torch.randint(0, 7, (2, 5))
+    targets[0, 3:] = -1
+    counted = F.cross_entropy(logits[targets != -1], targets[targets != -1])
+    torch.testing.assert_close(cross_entropy(logits, targets), counted)
+    nothing = cross_entropy(logits, torch.full((2, 5), -1))
+    nothing.backward()
+    assert nothing.item() == 0 and logits.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-6), (torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_the_cached_loss_is_cross_entropy(dtype, tolerance, monkeypatch):
+    monkeypatch.setattr(CachedCrossEntropy, "CACHED", 700)  # several parts, the last one smaller
+    logits, targets = torch.randn(3, 11, 100).mul(4).to(dtype).requires_grad_(), torch.randint(-1, 100, (3, 11))
+    targets[1, :4] = -1
+    expected = logits.detach().clone().requires_grad_()
+    expected_loss = cross_entropy(expected, targets)
+    assert "Cached" not in type(expected_loss.grad_fn).__name__
+    monkeypatch.setattr(CachedCrossEntropy, "LARGE", 0)
+    loss = cross_entropy(logits, targets)
+    assert "Cached" in type(loss.grad_fn).__name__
+    (3 * loss).backward()
+    (3 * expected_loss).backward()
+    torch.testing.assert_close(loss, expected_loss.to(loss.dtype), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits.grad, expected.grad, atol=tolerance, rtol=tolerance)
+
+
+def test_without_targets_the_cached_loss_is_zero_and_not_nan(monkeypatch):
+    monkeypatch.setattr(CachedCrossEntropy, "LARGE", 0)
+    logits = torch.randn(2, 5, 7, requires_grad=True)
+    loss = cross_entropy(logits, torch.full((2, 5), -1))
+    loss.backward()
+    assert loss.item() == 0 and logits.grad.abs().max() == 0
+
+
+def test_evaluation_keeps_no_gradient(monkeypatch):
+    monkeypatch.setattr(CachedCrossEntropy, "LARGE", 0)
+    logits, targets = torch.randn(2, 5, 7), torch.randint(0, 7, (2, 5))
+    torch.testing.assert_close(cross_entropy(logits, targets), F.cross_entropy(logits.flatten(0, 1), targets.flatten()))
