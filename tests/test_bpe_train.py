@@ -1,8 +1,6 @@
-"""Training the BPE tokenizer, and the harness and the benchmark that time it."""
+"""Training the BPE tokenizer."""
 
 import random
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,7 +10,6 @@ import pytest
 from mingpt.bpe import BPETokenizer, count_words, learn_merges
 from mingpt.bpe_files import byte_to_char
 from mingpt.bpe_split import split_text
-from projects.benchmark import harness
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -133,54 +130,3 @@ def test_a_long_word_trains_in_linear_time():
 
     short, long = (min(seconds(n) for _ in range(3)) for n in (5_000, 40_000))
     assert long < 24 * short  # 8 times the letters; a quadratic algorithm takes 64 times as long
-
-
-# ---------------------------------------------------------------------------------------------------- side by side
-
-
-def test_compare_runs_in_turns(monkeypatch):
-    clock, calls = [0.0], []
-    monkeypatch.setattr(harness.time, "perf_counter", lambda: clock[0])
-
-    def variant(name, seconds):
-        def run():
-            calls.append(name)
-            clock[0] += seconds * (1 + calls.count(name))
-
-        return run
-
-    timings = harness.compare({"a": variant("a", 1), "none": None, "b": variant("b", 4)}, repeats=3, warmup=1)
-    assert "".join(calls) == "abababab"
-    assert list(timings) == ["a", "none", "b"]
-    assert timings["a"].seconds == (3, 4, 5) and timings["b"].seconds == (12, 16, 20)
-    assert timings["b"].median == 16 and timings["b"].spread == (12, 20) and timings["b"].ratio == 0.25
-    assert timings["none"].seconds == () and timings["none"].median != timings["none"].median
-
-
-def test_compare_wants_a_round():
-    with pytest.raises(ValueError, match="repeats is 0"):
-        harness.compare({}, repeats=0)
-
-
-def test_table(capsys):
-    timings = {"ours": harness.Timing((1.0, 2.0, 4.0), (1.0, 1.0, 1.0)), "theirs": harness.Timing()}
-    harness.print_table(timings, title="a table", work=10, unit="MB")
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "a table" and "MB/s" in lines[1]
-    assert lines[2].split() == ["ours", "2", "1..4", "5", "1.00"]
-    assert lines[3].split() == ["theirs", "not", "installed"]
-
-
-def test_versions():
-    assert harness.versions("pytest", "no-such-package").endswith(", no-such-package not installed")
-
-
-def test_benchmark_runs(environment):
-    if not (SHARED / "gpt2_bpe").exists():
-        pytest.skip("GPT-2's vocabulary is not in ../shared/data/gpt2_bpe")
-    script = ROOT / "projects" / "benchmark" / "tokenizer.py"
-    command = [sys.executable, script, "--quick"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    for expected in ("encode, warm", "encode, cold", "train", "textbook"):
-        assert expected in done.stdout

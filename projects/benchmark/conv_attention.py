@@ -1,7 +1,4 @@
-"""A training step of ConvAttentionNet beside the assignment's own forward pass, in turns in one process.
-
-    python projects/benchmark/conv_attention.py             # a few minutes
-    python projects/benchmark/conv_attention.py --quick     # a tiny net, seconds
+"""A training step of ConvAttentionNet beside the assignment's own forward pass.
 
 The shape is that of the full-size study in projects/wikitext_induction: 384 wide, 8,192 tokens in the vocabulary, 16
 sequences of 256. The peer is a plain float32 rendering of the architecture as it is usually written: three linear maps,
@@ -9,19 +6,21 @@ sequences of 256. The peer is a plain float32 rendering of the architecture as i
 weight.data" cuts the convolution's weight off from the gradient, as the assignment's code does, and so saves its
 backward pass; "masked in use" has it, and is the one that trains what ours trains.
 
-Each step is forward, backward, clipping to norm 1, and the update. The last column says how many times as fast as the
-first row each is.
+Each step is forward, backward, clipping to norm 1, and the update; memory management as in training.py.
 """
+
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mingpt.config import Parser
 from mingpt.conv_attention import ConvAttentionConfig, ConvAttentionNet
-from mingpt.utils import has_fast_bfloat16
-from projects.benchmark.harness import compare, print_table, versions
+from mingpt.utils import has_fast_bfloat16, keep_freed_memory
+from projects.benchmark.harness import Table, compare, usual_memory
 from projects.benchmark.steps import our_step, plain_step
+from projects.benchmark.training import settle
 
 
 class PlainConvAttention(nn.Module):
@@ -45,29 +44,21 @@ class PlainConvAttention(nn.Module):
         return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
 
 
-def main() -> None:
-    """Print the tables."""
-    parser = Parser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--repeats", type=int, default=7)
-    args = parser.parse_args()
-    V, C, B, T = (8192, 384, 16, 256) if not args.quick else (256, 32, 4, 32)
+def measure(quick: bool = False, repeats: int = 7) -> Iterator[Table]:
+    """One table."""
+    V, C, B, T = (8192, 384, 16, 256) if not quick else (256, 32, 4, 32)
     config = ConvAttentionConfig(vocab_size=V, block_size=T, n_embd=C)
+    torch.manual_seed(0)
     x, y = torch.randint(0, V, (2, B, T))
 
-    # The peers before ours: a Trainer tells the C library to keep freed memory, which from then on helps everybody.
-    plain = {"plain, masked weight.data": PlainConvAttention(V, C, cut=True),
-             "plain, masked in use": PlainConvAttention(V, C, cut=False)}
-    variants = {name: plain_step(net, torch.optim.AdamW(net.parameters(), lr=3e-4), x, y) for name, net in plain.items()}
-    alone = compare(variants, repeats=args.repeats)
-    variants["ours, float32"] = our_step(ConvAttentionNet(config), "float32", x, y)
+    plain = {"published, weight.data masked": PlainConvAttention(V, C, cut=True),
+             "published, masked in use": PlainConvAttention(V, C, cut=False)}
+    steps = {name: plain_step(net, torch.optim.AdamW(net.parameters(), lr=3e-4), x, y) for name, net in plain.items()}
+    steps["ours, float32"] = our_step(ConvAttentionNet(config), "float32", x, y)
     if has_fast_bfloat16(torch.device("cpu")):
-        variants["ours, bfloat16"] = our_step(ConvAttentionNet(config), "bfloat16", x, y)
-    print(f"{versions('torch')}, {torch.get_num_threads()} threads, width {C}, vocabulary {V}, {B} sequences of {T}\n")
-    print_table(alone, title="Peers alone, with the C library's usual memory management", work=B * T, unit="tokens")
-    print()
-    print_table(compare(variants, repeats=args.repeats), title="All in turns", work=B * T, unit="tokens")
-
-
-if __name__ == "__main__":
-    main()
+        steps["ours, bfloat16"] = our_step(ConvAttentionNet(config), "bfloat16", x, y)
+    before = {name: partial(settle, step, usual_memory if name in plain else keep_freed_memory)
+              for name, step in steps.items()}
+    yield Table(f"Training step: conv-attention net, {C} wide, vocabulary {V:,}, {B} sequences of {T}",
+                compare(steps, repeats=repeats, before=before), list(steps)[-1], B * T, "tokens",
+                {"published, weight.data masked": 2.5} if not quick else {})

@@ -1,7 +1,4 @@
-"""Editing heads of a GPT-2: our studies beside a direct rendering of the same experiments, in turns in one process.
-
-    python projects/benchmark/mechanism.py             # some minutes
-    python projects/benchmark/mechanism.py --quick     # a tiny model, seconds
+"""Heads of a GPT-2, scored and edited: our studies beside a direct rendering of the same experiments.
 
 The weights are random and of GPT-2 small's shape, and the heads are those of its published rankings: time depends on
 shapes and layers, not on values. An experiment is a piece of the one in projects/gpt2_heads, batches of 5 sequences of
@@ -13,19 +10,24 @@ twice 20 tokens:
 The direct way copies the model for every edit, runs it whole, and, for each rank, decomposes the ten stacked C x C
 matrices in full. Ours edits in place, runs from the first edited layer on, scores only what counts, and decomposes in
 factors. Both give the same probabilities in float32, which is checked before anything is timed.
+
+Scores are the induction scores of all heads on repeated random tokens: ours reads the patterns as they pass and keeps none,
+the other way asks transformers for all of them.
 """
 
 import copy
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from mingpt.config import Parser
-from mingpt.heads import common_subspace, edit, exchange, head_weights, project
+from mingpt.heads import common_subspace, edit, exchange, head_weights, induction_scores, project
+from mingpt.hooks import patch
 from mingpt.model import GPT, GPTConfig
 from mingpt.utils import has_fast_bfloat16
-from projects.benchmark.harness import compare, print_table, versions
+from projects.benchmark.generation import transformers_model
+from projects.benchmark.harness import Table, compare
 from projects.gpt2_heads.mechanism.circuits import pick
 from projects.gpt2_heads.mechanism.copying import CopyTest, repeated_segments
 from projects.gpt2_heads.mechanism.edits import PARTS
@@ -59,19 +61,31 @@ def direct_subspace(model: GPT, heads: list, rank: int) -> Tensor:
     return torch.linalg.svd(dense, full_matrices=False).Vh[:rank].T
 
 
-def main() -> None:
-    """Print the tables."""
-    parser = Parser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--permutations", type=int, default=2, help="in one round")
-    parser.add_argument("--ranks", type=int, default=2, help="in one round")
-    args = parser.parse_args()
-    config = (
-        GPTConfig(block_size=64)
-        if not args.quick
-        else GPTConfig(vocab_size=100, block_size=64, n_layer=12, n_head=12, n_embd=96)
-    )
+@torch.no_grad()
+def our_scores(model: GPT, idx: Tensor, period: int) -> Tensor:
+    """Induction scores (n_layer, n_head), each layer's pattern let go as soon as it is scored."""
+    scores = []
+
+    def score(pattern: Tensor) -> Tensor:
+        scores.append(induction_scores(pattern, period).mean(dim=0))
+        return pattern
+
+    with patch(model, {"transformer.h.*.attn.pattern": score}):
+        model(idx)
+    return torch.stack(scores)
+
+
+@torch.no_grad()
+def their_scores(model, idx: Tensor, period: int) -> Tensor:
+    """The same, out of the patterns that transformers returns."""
+    patterns = model(idx, output_attentions=True).attentions
+    return torch.stack([induction_scores(pattern, period).mean(dim=0) for pattern in patterns])
+
+
+def measure(quick: bool = False, repeats: int = 3) -> Iterator[Table]:
+    """A table for each experiment. A round has two permutations, or two ranks."""
+    small = dict(vocab_size=100, n_layer=12, n_head=12, n_embd=96) if quick else {}
+    config = GPTConfig(block_size=64, **small)
     generator = torch.Generator().manual_seed(0)
     model = GPT(config).eval()
     induction, previous = published("induction", 10), published("previous token", 10)
@@ -80,11 +94,11 @@ def main() -> None:
     test = CopyTest(model, idx, PERIOD)
     fast = CopyTest(model, idx, PERIOD, torch.bfloat16) if has_fast_bfloat16(torch.device("cpu")) else None
     draws = []
-    for _ in range(args.permutations):
+    for _ in range(2):
         order = torch.randperm(10, generator=generator).tolist()
         others = [pool[i] for i in torch.randperm(len(pool), generator=generator)[:10]]
         draws += [(induction, order, "QK"), (others, order, "QK"), (previous, order, "OV"), (others, order, "OV")]
-    ranks = [10 * (i + 1) if not args.quick else i + 1 for i in range(args.ranks)]
+    ranks = [1, 2] if quick else [10, 20]
 
     def shuffle_directly():
         return [
@@ -104,31 +118,25 @@ def main() -> None:
         basis = common_subspace(pick(head_weights(model).qk, induction), max(ranks))
         return [test(project(model, induction, "W_K", basis[:, :rank])).probability for rank in ranks]
 
-    print(
-        f"{versions('torch')}, {torch.get_num_threads()} threads, width {config.n_embd}, vocabulary {config.vocab_size}"
-    )
-    for name, direct, ours in (
-        ("shuffle", shuffle_directly, shuffle_ours),
-        ("project", project_directly, project_ours),
-    ):
+    period, rows = (8, 2) if quick else (32, 8)
+    long, theirs = repeated_segments(config.vocab_size, period, 2, rows, generator), transformers_model(model)
+    scores = {"transformers": None, "ours": lambda: our_scores(model, long, period)}
+    if theirs is not None:
+        theirs.set_attn_implementation("eager")  # the others return no patterns
+        torch.testing.assert_close(our_scores(model, long, period), their_scores(theirs, long, period), rtol=1e-3, atol=1e-5)
+        scores["transformers"] = lambda: their_scores(theirs, long, period)
+    yield Table(f"Heads: induction scores, {rows} sequences of {2 * period}", compare(scores, repeats=1 if quick else repeats),
+                "ours", rows, "seq")
+    del theirs, scores
+
+    for name, direct, ours in (("shuffle", shuffle_directly, shuffle_ours), ("project", project_directly, project_ours)):
         torch.testing.assert_close(torch.stack(ours()), torch.stack(direct()), rtol=1e-3, atol=1e-6)
         work = BATCH * (len(draws) if name == "shuffle" else len(ranks))
-        print()
-        timings = compare(
-            {"direct": direct, "ours, float32": ours, "ours, bfloat16": fast and partial(ours, fast)},
-            repeats=args.repeats,
-            warmup=0,
-        )
-        print_table(timings, title=name, work=work, unit="seq")
-        if args.quick:
-            continue  # a rate of the tiny model says nothing
-        sequences, seconds = NOTEBOOK[name]
-        best = min(timing.median for timing in timings.values() if timing.seconds)
-        print(
-            f"  the notebook edited and ran {sequences} sequences in {seconds} s; ten times as many "
-            f"take {10 * sequences * best / work:.0f} s at the best rate here"
-        )
-
-
-if __name__ == "__main__":
-    main()
+        timings = compare({"direct": direct, "ours, float32": ours, "ours, bfloat16": fast and partial(ours, fast)},
+                          repeats=1 if quick else min(repeats, 3), warmup=0)
+        best, facts = "ours, bfloat16" if fast else "ours, float32", {}
+        if not quick:  # a rate of the tiny model says nothing
+            sequences, seconds = NOTEBOOK[name]
+            facts = {"seconds that the notebook reports": seconds,
+                     "seconds for ten times as many sequences, ours": 10 * sequences * timings[best].median / work}
+        yield Table(f"Heads: {name}", timings, best, work, "seq", facts=facts)

@@ -1,12 +1,8 @@
-"""Our BPE tokenizer beside tiktoken, tokenizers and the textbook's trainer, on the same text in one process.
+"""Our BPE tokenizer beside tiktoken, tokenizers and the textbook's trainer, on the same text.
 
-    python projects/benchmark/tokenizer.py            # a few minutes on one CPU core
-    python projects/benchmark/tokenizer.py --quick    # a fiftieth of the text, about 10 seconds
-
-Prints three tables: encoding warm (our cache knows the text's words), encoding cold (a tokenizer that has seen no
-text yet) and training. All run on one thread and give the same ids, which is checked. The vocabulary is GPT-2's, out
-of --vocab (a folder with vocab.json and merges.txt, or OpenAI's names for them) or else downloaded. A peer that is not
-installed is left out.
+Three tables: encoding warm (our cache knows the text's words), encoding cold (a tokenizer that has seen no text yet) and
+training. All run on one thread and give the same ids, which is checked. The vocabulary is GPT-2's, out of --vocab (a
+folder with vocab.json and merges.txt, or OpenAI's names for them) or else downloaded.
 """
 
 import ast
@@ -14,15 +10,13 @@ import os
 import random
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mingpt.bpe import BPETokenizer
 from mingpt.bpe_files import download_pretrained
 from mingpt.bpe_split import split_text
-from mingpt.config import Parser
-from mingpt.utils import one_line_errors
-from projects.benchmark.harness import compare, print_table, versions
+from projects.benchmark.harness import Table, Timing, compare
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ALPHABETS = {  # of scripts that cover one, two and three bytes in UTF-8, with and without spaces between words
@@ -188,8 +182,8 @@ def seconds_per_merge(words: list[list[int]], n_merges: int = 2) -> float:
     return (time.perf_counter() - start) / n_merges
 
 
-def compare_all(text: str, files: tuple[Path, Path], vocab_size: int, repeats: int) -> None:
-    """Check that all give the same ids for `text`, time them, and print the tables."""
+def compare_all(text: str, files: tuple[Path, Path], vocab_size: int, repeats: int) -> Iterator[Table]:
+    """Check that all give the same ids for `text`, and time them."""
     rounds = repeats + 1  # one of them to warm up
     ours = BPETokenizer.from_files(*files)
     fresh = [BPETokenizer(ours.tokens, ours.merges, ours.special_tokens) for _ in range(rounds)]
@@ -219,48 +213,34 @@ def compare_all(text: str, files: tuple[Path, Path], vocab_size: int, repeats: i
         cold["tokenizers"] = one_after_the_other(fresh_theirs, lambda tokenizer: tokenizer.encode(text))
         training["tokenizers"] = lambda: theirs.train(text, vocab_size)
 
-    show = {"work": len(text.encode()) / 1e6, "unit": "MB"}
-    print_table(compare(warm, repeats=repeats), title="\nencode, warm", **show)
-    print_table(compare(cold, repeats=repeats), title="\nencode, cold", **show)
+    size = dict(work=len(text.encode()) / 1e6, unit="MB")
+    yield Table("BPE: encode, warm", compare(warm, repeats=repeats), "ours", **size, goals={"tiktoken": 1.0})
+    yield Table("BPE: encode, cold", compare(cold, repeats=repeats), "ours", **size, goals={"tiktoken": 0.5})
     trained = compare(training, repeats=min(repeats, 3))
-    print_table(trained, title=f"\ntrain {vocab_size} tokens", **show)
-    print_textbook(text, vocab_size, trained["ours"].median)
+    yield Table(f"BPE: train {vocab_size:,} tokens", trained, "ours", **size, goals={"tokenizers": 0.25},
+                facts=textbook(text, vocab_size, trained["ours"]))
 
 
-def print_textbook(text: str, vocab_size: int, our_seconds: float) -> None:
-    """Say how long the textbook's trainer would take at least.
+def textbook(text: str, vocab_size: int, ours: Timing) -> dict[str, float]:
+    """How long the textbook's trainer would take at least.
 
     It would run for hours, so a few of its merges are timed: at the start, and on the text as it is after the last
     merge, when it is shortest. The second times the number of merges is less than the whole takes.
     """
-    n_merges = vocab_size - 256
     words = split_text(text)
     tokenizer = BPETokenizer.train(text, vocab_size, progress=False)
     at_start = seconds_per_merge([list(word.encode()) for word in words])
     at_end = seconds_per_merge([tokenizer.encode_ordinary(word) for word in words])
-    bound = at_end * n_merges
-    print(
-        f"  textbook: {at_start:.2f} s for one merge at the start, {at_end:.2f} s at the end; {n_merges} merges take\n"
-        f"  more than {bound:,.0f} s, {bound / our_seconds:,.0f} times as long as ours"
-    )
+    bound = at_end * (vocab_size - 256)
+    return {"textbook, seconds for the first merge": at_start, "textbook, seconds for the last": at_end,
+            "textbook, seconds in all, at least": bound, "times as long as ours, at least": bound / ours.median}
 
 
-def main() -> None:
-    """Print what is compared, and the tables."""
-    parser = Parser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a fiftieth of the text and fewer rounds")
-    parser.add_argument("--vocab", type=Path, metavar="DIR", help="folder with GPT-2's vocab.json and merges.txt")
-    args = parser.parse_args()
-    repeats, size, vocab_size = (2, 120_000, 512) if args.quick else (7, 6_000_000, 8192)
-
-    with one_line_errors():
-        files = gpt2_files(args.vocab)
-        text, sizes = mixed_text(size)
-        print(versions("tiktoken", "tokenizers"))
-        print(f"text: {len(text.encode()) / 1e6:.2f} MB ({sizes}),")
-        print(f"      {len(text):,} characters, {len(set(split_text(text))):,} distinct pre-tokens")
-        compare_all(text, files, vocab_size, repeats)
-
-
-if __name__ == "__main__":
-    main()
+def measure(quick: bool = False, repeats: int = 7, vocab: Path | None = None) -> Iterator[Table]:
+    """Three tables, on 6 MB of text; `quick`: on a fiftieth of it."""
+    repeats, size, vocab_size = (1, 120_000, 512) if quick else (repeats, 6_000_000, 8192)
+    files = gpt2_files(vocab)
+    text, sizes = mixed_text(size)
+    print(f"text: {len(text.encode()) / 1e6:.2f} MB ({sizes}),\n"
+          f"      {len(text):,} characters, {len(set(split_text(text))):,} distinct pre-tokens")
+    return compare_all(text, files, vocab_size, repeats)

@@ -1,109 +1,105 @@
-"""A training step of ours beside minGPT's way and nanoGPT's way, in turns in one process.
-
-    python projects/benchmark/training.py             # a few minutes
-    python projects/benchmark/training.py --quick     # a tiny model, seconds
-
-The shape is that of the birthplace study: 4 layers, 8 heads, 256 wide, 128 positions, 64 sequences. The peers are plain
-renderings of the public method, on the same parameters:
+"""A training step of ours beside minGPT's way and nanoGPT's way.
 
     minGPT's way    float32, explicit attention, AdamW one parameter after the other
     nanoGPT's way   float32, scaled_dot_product_attention, fused AdamW
 
-Each step is forward, backward, clipping to norm 1, and the update. The last column says how many times as fast as minGPT's
-way each is.
+Each step is forward, backward, clipping to norm 1, and the update, on one batch of random tokens. Each variant runs under
+its own memory management, and takes an untimed step after each change of it: ours keeps freed memory for the next step
+(`mingpt.utils.keep_freed_memory`), the peers run as they come.
+
+"Share of the limit" is the operations of the step's matrix products in the time of the step, over those of a product of
+two 2,048 x 2,048 matrices in bfloat16 in the time that it takes in the same round.
 """
 
-import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from statistics import median
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from mingpt.config import Parser
-from mingpt.model import GPT, MLP, Context, GPTConfig
-from mingpt.utils import has_fast_bfloat16
-from projects.benchmark.harness import compare, print_table, versions
+from mingpt.model import GPT, GPTConfig
+from mingpt.utils import has_fast_bfloat16, keep_freed_memory
+from projects.benchmark.harness import Table, compare, in_fresh_process, peak_memory, usual_memory
+from projects.benchmark.peers import NanoGPT, PlainGPT
 from projects.benchmark.steps import our_step, plain_step
 
-
-class PlainAttention(nn.Module):
-    """Attention as minGPT writes it (`fused=False`) or as nanoGPT does (`fused=True`), with our parameters' names."""
-
-    def __init__(self, config: GPTConfig, fused: bool):
-        super().__init__()
-        self.n_head, self.fused = config.n_head, fused
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
-        self.register_buffer("allowed", torch.ones(config.block_size, config.block_size).tril().bool(), persistent=False)
-
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        B, T, C = x.shape
-        q, k, v = (part.view(B, T, self.n_head, -1).transpose(1, 2) for part in self.c_attn(x).split(C, dim=2))
-        if self.fused:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        else:
-            scores = (q @ k.transpose(-2, -1)) * (1.0 / math.sqrt(k.size(-1)))
-            scores = scores.masked_fill(~self.allowed[:T, :T], -math.inf)
-            y = F.softmax(scores, dim=-1) @ v
-        return self.c_proj(y.transpose(1, 2).contiguous().view(B, T, C))
+SHAPES = {  # title -> config, sequences in a batch, goals against minGPT's and nanoGPT's ways
+    "4 layers, 8 heads, 256 wide": (dict(n_layer=4, n_head=8, n_embd=256, vocab_size=256, block_size=128), 64, (3.0, 2.2)),
+    "6 layers, 6 heads, 384 wide": (dict(n_layer=6, n_head=6, n_embd=384, vocab_size=256, block_size=256), 16, (2.5, 1.8)),
+    "GPT-2": (dict(block_size=512), 4, (2.5, 1.8)),
+}
+QUICK = {"2 layers, 2 heads, 32 wide": (dict(n_layer=2, n_head=2, n_embd=32, vocab_size=256, block_size=32), 8, (0, 0))}
+MINGPT, NANOGPT, FLOAT32, BFLOAT16 = "minGPT's way, float32", "nanoGPT's way, float32", "ours, float32", "ours, bfloat16"
+PRODUCT = "(a product of matrices, bfloat16)"
 
 
-class PlainMLP(MLP):
-    """The MLP as both write it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
-
-
-class PlainGPT(GPT):
-    """The same GPT, its layers written plainly."""
-
-    fused = False
-
-    def make_blocks(self) -> list[nn.Module]:
-        blocks = super().make_blocks()
-        for block in blocks:
-            block.attn = PlainAttention(self.config, self.fused)
-            block.mlp = PlainMLP(self.config)
-        return blocks
+def make_step(way: str, config: GPTConfig, batch_size: int, compiled: bool = False) -> Callable[[], object]:
+    """A function that takes one training step in the way of that name."""
+    torch.manual_seed(0)
+    x, y = torch.randint(0, config.vocab_size, (2, batch_size, config.block_size))
+    if way == MINGPT:
+        model = PlainGPT(config)
+        return plain_step(model, torch.optim.AdamW(model.parameters(), foreach=False), x, y)
+    if way == NANOGPT:
+        model = NanoGPT(config)
+        return plain_step(model, torch.optim.AdamW(model.parameters(), fused=True), x, y)
+    return our_step(GPT(config), "float32" if way == FLOAT32 else "bfloat16", x, y, compiled)
 
 
-class NanoGPT(PlainGPT):
-    """With PyTorch's fused attention."""
-
-    fused = True
-
-
-def main() -> None:
-    """Print the table."""
-    parser = Parser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--compile", action="store_true", help="also ours under torch.compile")
-    parser.add_argument("--repeats", type=int, default=7)
-    args = parser.parse_args()
-    shape = dict(n_layer=4, n_head=8, n_embd=256) if not args.quick else dict(n_layer=2, n_head=2, n_embd=32)
-    B, T = (64, 128) if not args.quick else (8, 32)
-    config = GPTConfig(vocab_size=256, block_size=T, **shape)
-    x, y = torch.randint(0, 256, (2, B, T))
-
-    mingpt, nanogpt = PlainGPT(config), NanoGPT(config)
-    # The peers before ours: a Trainer tells the C library to keep freed memory, which from then on helps everybody.
-    variants = {
-        "minGPT's way, float32": plain_step(mingpt, torch.optim.AdamW(mingpt.parameters(), foreach=False), x, y),
-        "nanoGPT's way, float32": plain_step(nanogpt, torch.optim.AdamW(nanogpt.parameters(), fused=True), x, y)}
-    alone = compare(variants, repeats=args.repeats)
-    variants["ours, float32"] = our_step(GPT(config), "float32", x, y)
-    if has_fast_bfloat16(torch.device("cpu")):
-        variants["ours, bfloat16"] = our_step(GPT(config), "bfloat16", x, y)
-        variants["the same, fused attention"] = our_step(GPT(replace(config, attention="fused")), "bfloat16", x, y)
-        if args.compile:
-            variants["ours, bfloat16, compiled"] = our_step(GPT(config), "bfloat16", x, y, compiled=True)
-    print(f"{versions('torch')}, {torch.get_num_threads()} threads, {shape}, {B} sequences of {T}\n")
-    print_table(alone, title="Peers alone, with the C library's usual memory management", work=B * T, unit="tokens")
-    print()
-    print_table(compare(variants, repeats=args.repeats), title="All in turns", work=B * T, unit="tokens")
+def peak_of_step(way: str, config: GPTConfig, batch_size: int) -> int:
+    """Bytes that three steps take at their peak, beyond what Python and torch hold before."""
+    before = peak_memory()
+    step = make_step(way, config, batch_size)
+    for _ in range(3):
+        step()
+    return peak_memory() - before
 
 
-if __name__ == "__main__":
-    main()
+def count_flops(config: GPTConfig, batch_size: int) -> int:
+    """Operations of a step's matrix products, two for each multiplication; masked scores count, as they are computed."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        idx = torch.zeros(batch_size, config.block_size, dtype=torch.long)
+        GPT(replace(config, attention="explicit"))(idx, idx)[1].backward()
+    return counter.get_total_flops()
+
+
+def settle(step: Callable[[], object], memory: Callable[[], object]) -> None:
+    """Turn to a way's memory management, and take a step that is not timed."""
+    memory()
+    step()
+
+
+def measure(quick: bool = False, repeats: int = 7, compiled: bool = False) -> Iterator[Table]:
+    """One table for each shape. `compiled` adds ours under torch.compile, which needs a C++ compiler."""
+    fast = has_fast_bfloat16(torch.device("cpu"))
+    size = 128 if quick else 2048
+    matrix = torch.randn(size, size).bfloat16()
+    for title, (shape, batch_size, goals) in (QUICK if quick else SHAPES).items():
+        config = GPTConfig(**shape)
+        ways = [MINGPT, NANOGPT, FLOAT32, *([BFLOAT16] if fast else [])]
+        steps = {way: make_step(way, config, batch_size) for way in ways}
+        if compiled and fast:
+            steps["ours, bfloat16, compiled"] = make_step(BFLOAT16, config, batch_size, compiled=True)
+        before = {way: partial(settle, step, usual_memory if way in (MINGPT, NANOGPT) else keep_freed_memory)
+                  for way, step in steps.items()}
+        ours = BFLOAT16 if fast else FLOAT32
+        timings = compare({**steps, **({PRODUCT: lambda: matrix @ matrix} if fast else {})},
+                          repeats=repeats if config.n_layer < 12 else min(repeats, 3), before=before)
+        facts, flops = {}, count_flops(config, batch_size)
+        facts["float32: times minGPT's way (goal 1.25)"] = median(
+            a / b for a, b in zip(timings[MINGPT].seconds, timings[FLOAT32].seconds))
+        if fast:
+            product = timings.pop(PRODUCT)
+            facts["limit, bfloat16 products, GFLOP/s"] = 2e-9 * size**3 / product.median
+            facts["share of the limit" + (" (goal 0.55)" if title == "GPT-2" else "")] = median(
+                flops / step / (2 * size**3 / one) for step, one in zip(timings[ours].seconds, product.seconds))
+        del steps, before
+        if not quick:
+            for way in (NANOGPT, ours):
+                facts[f"peak memory, {way}, GB"] = in_fresh_process(peak_of_step, way, config, batch_size) / 1e9
+        tokens = batch_size * config.block_size
+        yield Table(f"Training step: {title}, {batch_size} sequences of {config.block_size}", timings, ours, tokens, "tokens",
+                    dict(zip((MINGPT, NANOGPT), goals)) if not quick else {}, facts)

@@ -1,0 +1,132 @@
+"""How fast is it, beside the usual ways? Tables, and a figure of all of them.
+
+    python projects/benchmark/run.py                       all that is timed: half an hour
+    python projects/benchmark/run.py training generation   some of it; results of the rest, in --out, are kept
+    python projects/benchmark/run.py quality               does bfloat16 cost anything? 1,000 steps, 3 seeds
+    python projects/benchmark/run.py report                the tables and the figure again, from --out
+    python projects/benchmark/run.py --quick               shows that everything runs, and measures nothing
+
+Each comparison runs ours and the others in turns in one process (A B C, A B C, ...), because a machine is never quiet; each
+topic has a process of its own. What is not installed is a row that says so. Stop everything else before you believe a number.
+"""
+
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from mingpt.config import Parser
+from mingpt.utils import has_fast_bfloat16, one_line_errors, read_text, write_json
+from projects.benchmark.harness import Table, Timing, print_table, versions
+
+TOPICS = {  # what run.py measures by itself, and what with
+    "training": "a training step at three shapes, beside minGPT's and nanoGPT's ways",
+    "generation": "with the cache, without it, and transformers'",
+    "loading": "GPT-2's weights, beside transformers",
+    "tokenizer": "BPE encoding and training, beside tiktoken and tokenizers",
+    "conv_attention": "a training step of the net of wikitext_induction, beside its published form",
+    "ngram": "models of ngram_superposition, many at once and one at a time",
+    "mechanism": "heads of a GPT-2 scored and edited, beside transformers, deep copies and full decompositions",
+    "startup": "imports and --help",
+}
+ON_REQUEST = {"quality": "bfloat16's loss beside float32's"}
+
+
+def measure(topic: str, out: Path, options: dict) -> None:
+    """Run one topic in this process; print its tables, and write <topic>.json."""
+    import torch
+
+    tables = []
+    for table in importlib.import_module(f"projects.benchmark.{topic}").measure(**options):
+        print_table(table)
+        sys.stdout.flush()
+        tables.append(asdict(table))
+    machine = {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+               "bfloat16 units": has_fast_bfloat16(torch.device("cpu")),
+               "versions": versions("torch", "transformers", "tiktoken", "tokenizers")}
+    write_json(out / f"{topic}.json", {"topic": topic, "machine": machine, "tables": tables})
+
+
+def read_tables(out: Path) -> list[Table]:
+    """What has been measured into a folder, in the order of `TOPICS`."""
+    tables = []
+    for topic in [*TOPICS, *ON_REQUEST]:
+        if (path := out / f"{topic}.json").exists():
+            for saved in json.loads(read_text(path))["tables"]:
+                timings = {name: Timing(tuple(t["seconds"])) for name, t in saved["timings"].items()}
+                tables.append(Table(**{**saved, "timings": timings}))
+    return tables
+
+
+def plot(tables: list[Table], path: Path) -> None:
+    """How many times as fast as each peer ours is, with the least and the most of the rounds, and the goals."""
+    from mingpt.plotting import COLORS, figure
+
+    bars = [(table, name) for table in tables for name, timing in table.timings.items()
+            if table.ours and name != table.ours and not name.startswith("ours, float32") and timing.seconds]
+    with figure(path, width=9, height=1 + 0.27 * len(bars)) as axes:
+        labels = []
+        for y, (table, name) in enumerate(bars):
+            middle, low, high = table.times_as_fast_as(name)
+            axes.barh(y, middle, color=COLORS["blue" if middle >= 1 else "red"], height=0.7)
+            axes.plot([low, high], [y, y], color="black", lw=1)
+            axes.annotate(f" {middle:.3g}", (max(high, middle), y), va="center", fontsize=8)
+            if name in table.goals:
+                axes.plot([table.goals[name]] * 2, [y - 0.45, y + 0.45], color=COLORS["orange"], lw=2.5)
+            labels.append(f"{table.title}  |  {name}")
+        axes.axvline(1, color="black", lw=0.8)
+        axes.set(xscale="log", yticks=range(len(bars)), xlabel="times as fast as the peer (log scale; black line: least and most "
+                 "of the rounds; orange: goal)", title="Ours beside its peers")
+        axes.set_yticklabels(labels, fontsize=7)
+        axes.invert_yaxis()
+        axes.margins(x=0.12)
+
+
+def main() -> None:
+    """Read the command line; measure, print, draw."""
+    names = [*TOPICS, *ON_REQUEST, "report"]
+    parser = Parser(description=__doc__)
+    parser.add_argument("topics", nargs="*", metavar="topic", help=", ".join(names))
+    parser.add_argument("--out", default="out/benchmark", metavar="DIR", help="folder for everything that is written")
+    parser.add_argument("--quick", action="store_true", help="tiny shapes, for seconds")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds of each comparison; fewer where one takes a minute")
+    parser.add_argument("--compile", action="store_true", help="training: also ours under torch.compile")
+    parser.add_argument("--vocab", metavar="DIR", help="tokenizer: folder with GPT-2's vocab.json and merges.txt")
+    args = parser.parse_args()
+    with one_line_errors():
+        if unknown := [topic for topic in args.topics if topic not in names]:
+            raise ValueError(f"there is no topic {unknown[0]!r}; there are {', '.join(names)}")
+        if args.repeats < 1:
+            raise ValueError(f"--repeats is {args.repeats}; it must be at least 1")
+        out = Path(args.out)
+        topics = [topic for topic in args.topics if topic != "report"] if args.topics else list(TOPICS)
+        if len(topics) == 1:
+            options = {"quick": args.quick, "repeats": args.repeats}
+            options |= {"compiled": True} if args.compile and topics == ["training"] else {}
+            options |= {"vocab": Path(args.vocab)} if args.vocab and topics == ["tokenizer"] else {}
+            measure(topics[0], out, options)
+        else:
+            failed = [topic for topic in topics if run_alone(topic)]
+            if failed:
+                print(f"not measured: {', '.join(failed)}; the reasons are above", file=sys.stderr)
+        if not topics:
+            for table in read_tables(out):
+                print_table(table)
+        if len(topics) != 1 or args.topics == ["report"]:
+            plot(read_tables(out), out / "benchmark.png")
+            print(f"\nWritten to {out}")
+
+
+def run_alone(topic: str) -> int:
+    """Run one topic in a Python of its own, with the flags of this one. Returns its exit status."""
+    print(f"\n{topic}: {TOPICS.get(topic) or ON_REQUEST[topic]}", flush=True)
+    flags = [word for word in sys.argv[1:] if word not in (*TOPICS, *ON_REQUEST, "report")]
+    return subprocess.run([sys.executable, __file__, topic, *flags]).returncode
+
+
+if __name__ == "__main__":
+    main()
