@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 from mingpt.batches import Batches
 from mingpt.optim import OptimConfig, make_optimizers, rate_factor
-from mingpt.utils import keep_freed_memory, load_torch, pick_device, pick_dtype, progress_options, save_torch, write_text
+from mingpt.processes import join_processes, lost_processes_named, process_count, process_rank
+from mingpt.utils import keep_freed_memory, load_torch, pick_dtype, progress_options, save_torch, write_text
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ class Trainer:
     def __init__(self, config: TrainerConfig, optim: OptimConfig, model: nn.Module, dataset, eval_dataset=None,
                  out_dir: str | os.PathLike | None = None, extra: dict | None = None):
         self.config, self.optim, self.extra = config, optim, extra or {}
-        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        self.device = self._join_processes()
+        self.rank, self.world = process_rank(), process_count()
+        self.device = join_processes(config.device)
         self.out_dir = Path(out_dir) if out_dir is not None else None
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -109,7 +110,9 @@ class Trainer:
         self._trained = trained
         if self.world > 1:
             devices = [self.device.index] if self.device.type == "cuda" else None
-            self._trained = DistributedDataParallel(trained, device_ids=devices, broadcast_buffers=False)
+            with lost_processes_named():
+                self._trained = DistributedDataParallel(trained, device_ids=devices)
+            self._trained.broadcast_buffers = False  # they are constants: no need to exchange them at each step
         self._callbacks: dict[str, list[Callable]] = defaultdict(list)
         self.iter_num, self.loss, self.grad_norm, self.eval_loss = 0, math.nan, math.nan, math.nan
         self.rate, self.tokens_per_second = math.nan, math.nan
@@ -125,6 +128,7 @@ class Trainer:
             raise ValueError(f"there is no event {event!r}; there are on_batch_end, on_eval and on_end")
         self._callbacks[event].append(function)
 
+    @lost_processes_named()
     def run(self, resume: bool = False) -> None:
         """Train to the end, and leave the model in evaluation mode.
 
@@ -273,20 +277,6 @@ class Trainer:
     def _seed_step(self) -> None:
         """Make the dropout of this step a function of the seed, the step and the process."""
         torch.manual_seed((self.config.seed * 1_000_003 + self.iter_num) * 1_000_003 + self.rank)
-
-    def _join_processes(self) -> torch.device:
-        """Join the other processes that torchrun started, if any. Returns this process's device."""
-        if self.world == 1:
-            return pick_device(self.config.device)
-        local_rank = int(os.environ["LOCAL_RANK"])
-        if torch.cuda.is_available() and self.config.device in ("auto", "cuda"):
-            device = pick_device(f"cuda:{local_rank}")
-            torch.cuda.set_device(device)
-        else:
-            device = pick_device(self.config.device)
-        if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        return device
 
     def _sum(self, value: float) -> float:
         """The sum of a number over all processes."""

@@ -119,6 +119,19 @@ def test_a_changed_text_is_read_again(tmp_path, file, monkeypatch):
     assert read_description(out)["tokens"] == 2 * before
 
 
+def test_a_text_without_line_ends_and_a_prompt_that_cannot_be(tmp_path, monkeypatch, capsys):
+    path, out = tmp_path / "line.txt", tmp_path / "out"
+    path.write_text("abc abd " * 200)
+    common = ("train", path, "--quick", "--out", out, "--device", "cpu")
+    run(monkeypatch, *common, "--max_iters", "1", "--max_new_tokens", "9")
+    assert len(read_text(out / "sample.txt").rstrip("\n")) == 10, "it begins with the first character there is"
+    (out / "checkpoint.pt").unlink()
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *common, "--prompt", "Zoë")
+    assert "error: --prompt: the character 'Z' (U+005A) at place 0" in capsys.readouterr().err
+    assert not (out / "checkpoint.pt").exists(), "that is said before the training"
+
+
 def test_mistakes_are_one_line(tmp_path, file, monkeypatch, capsys):
     (tmp_path / "latin.txt").write_bytes("Zoë".encode("latin-1") * 100)
     (tmp_path / "empty.txt").write_bytes(b"")

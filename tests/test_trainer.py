@@ -1,4 +1,4 @@
-"""The training loop: it learns, it can be killed and resumed exactly, and it gives the same numbers in several processes."""
+"""The training loop: it learns, and it can be killed and resumed exactly. Several processes: test_scale.py."""
 
 import json
 import os
@@ -149,30 +149,6 @@ def test_kill_nine_and_resume(tmp_path, environment):
     assert start(tmp_path / "killed", 0).wait(120) == 0
     whole, killed = ([l["loss"] for l in metrics(tmp_path / name) if "loss" in l] for name in ("whole", "killed"))
     assert len(whole) == 30 and killed == whole
-
-
-TORCHRUN = """
-import sys, pathlib
-sys.path.insert(0, {tests!r})
-from test_trainer import trainer
-trainer(pathlib.Path(sys.argv[1]), max_iters=8, accumulate=int(sys.argv[2]), batch_size=int(sys.argv[3])).run()
-"""
-
-
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
-def test_two_processes_are_one_with_the_same_batch(tmp_path, environment):
-    script = tmp_path / "script.py"
-    script.write_text(TORCHRUN.format(tests=os.path.dirname(__file__)))
-    def run(folder, processes, accumulate, batch):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
-                   script, tmp_path / folder, str(accumulate), str(batch)]
-        subprocess.run(command, env=environment, check=True, timeout=120, capture_output=True)
-        lines = metrics(tmp_path / folder)
-        return [l["loss"] for l in lines if "loss" in l], [l["eval_loss"] for l in lines if "eval_loss" in l]
-    # An odd batch, so that the shares are uneven; a process's own batch is then half of the one given.
-    (one, one_eval), (two, two_eval) = run("one", 1, 1, 9), run("two", 2, 2, 9)
-    assert len(two) == 8 and len(two_eval) == 1, "the first process alone writes"
-    assert two == pytest.approx(one, rel=1e-4) and two_eval == pytest.approx(one_eval, rel=1e-4)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):

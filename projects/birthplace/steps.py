@@ -8,6 +8,7 @@ from pathlib import Path
 from mingpt.char import CharTokenizer
 from mingpt.config import config_from_dict
 from mingpt.model import GPT, GPTConfig
+from mingpt.processes import is_first_process
 from mingpt.trainer import Trainer
 from mingpt.utils import load_torch, save_torch, set_seed
 from projects.birthplace.recipes import Phase, Recipe, build_model
@@ -51,11 +52,6 @@ def train(settings: Settings, phase: Phase, model: GPT, tokenizer: CharTokenizer
         return []
     lines = (Path(out_dir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["loss"] for line in lines]
-
-
-def is_first_process() -> bool:
-    """Whether this is the only process, or the first of those that torchrun started: the one that writes and speaks."""
-    return int(os.environ.get("RANK", 0)) == 0
 
 
 def save_parameters(path: str | os.PathLike, settings: Settings, model: GPT, tokenizer: CharTokenizer) -> None:

@@ -73,7 +73,7 @@ def alphabet(pieces: Iterable[str]) -> CharTokenizer:
 
 def char_encoder(tokenizer: CharTokenizer) -> Callable[[str], np.ndarray]:
     """`tokenizer.encode` for long texts: by a table of all code points. Of characters it does not know, ValueError."""
-    table = np.full(0x110000, -1, dtype=np.int64)
+    table = np.full(0x110000, -1, dtype=np.int32)
     table[_code_points(tokenizer.characters)] = np.arange(tokenizer.vocab_size)
 
     def encode(text: str) -> np.ndarray:

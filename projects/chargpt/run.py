@@ -11,12 +11,12 @@
 Text and tokens are read from the disk as they are needed, so a corpus may be larger than memory.
 """
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 from mingpt.config import Parser, config_from_args, config_from_dict, config_to_dict
+from mingpt.processes import first_process_first, is_first_process
 from mingpt.utils import load_torch, one_line_errors, pick_device, set_seed, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,17 +75,12 @@ class Training:
 class Sampling:
     """How it writes."""
 
-    prompt: Annotated[str, "what to go on from; a line end unless given"] = "\n"
+    prompt: Annotated[str, "what to go on from; a line end unless given"] = ""
     max_new_tokens: Annotated[int, "tokens to write"] = 500
     temperature: Annotated[float, "below 1 plays safe, above 1 is bold"] = 0.8
     top_k: Annotated[int, "choose among so many tokens; 0: all"] = 0
     top_p: Annotated[float, "choose among the likeliest tokens that together have this probability"] = 1.0
     samples: Annotated[int, "texts to write"] = 1
-
-
-def is_first_process() -> bool:
-    """Whether this is the only process, or the first that torchrun started."""
-    return int(os.environ.get("RANK", 0)) == 0
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -103,9 +98,6 @@ def prepare(path: str, corpus: Corpus, out: Path):
     wanted = {"tokenizer": corpus.tokenizer, "asked_for": corpus.vocab_size if corpus.tokenizer == "bpe" else 0}
     found = read_description(out)
     if not (found and found["files"] == describe(files) and all(found.get(name) == value for name, value in wanted.items())):
-        if not is_first_process():
-            raise ValueError(f"{out}: no tokens of this text; with several processes, prepare them first by a run of one "
-                             "process: run.py train TEXT --max_iters 1")
         if corpus.tokenizer == "char":
             tokenizer = alphabet(read_pieces(files))
             write_tokens(out, files, char_encoder(tokenizer), tokenizer.vocab_size,
@@ -141,7 +133,9 @@ def train(path: str, corpus: Corpus, model_options: Model, training: Training, s
     from projects.chargpt.corpus import Windows
 
     shape = dict(block_size=model_options.block_size, dropout=model_options.dropout, positions=model_options.positions)
-    tokenizer, count = prepare(path, corpus, out)
+    with first_process_first(training.device):
+        tokenizer, count = prepare(path, corpus, out)
+    encode_prompt(sampling.prompt, tokenizer)  # rather fail now than after the training
     shape["vocab_size"] = tokenizer.vocab_size
     preset = PRESETS.get(model_options.preset)
     config = GPTConfig(**preset, **shape) if preset else GPTConfig.from_name(model_options.preset, **shape)
@@ -170,6 +164,15 @@ def train(path: str, corpus: Corpus, model_options: Model, training: Training, s
         print(f"Loss on the text held out: {trainer.eval_loss:.4f} nats a token")
         plot_losses(out)
         write(sampling, out, training.device, training.seed)
+
+
+def encode_prompt(prompt: str, tokenizer) -> list[int]:
+    """Its tokens. Unless there is one, a line end; where the text has none, the first character of the vocabulary."""
+    characters = getattr(tokenizer, "characters", "\n")  # a byte-level tokenizer has every character
+    try:
+        return tokenizer.encode(prompt or ("\n" if "\n" in characters else characters[0]))
+    except ValueError as error:
+        raise ValueError(f"--prompt: {error}") from None
 
 
 def plot_losses(out: Path) -> None:
@@ -202,16 +205,11 @@ def write(sampling: Sampling, out: Path, device: str, seed: int) -> None:
     from mingpt.model import GPT, GPTConfig
 
     tokenizer = load_tokenizer(out)
+    prompt = encode_prompt(sampling.prompt, tokenizer)
     saved = load_torch(out / "checkpoint.pt")
     model = GPT(config_from_dict(GPTConfig, saved["extra"]["model"], str(out / "checkpoint.pt")))
     model.load_state_dict(saved["model"])
     model.to(pick_device(device))
-    if not sampling.prompt:
-        raise ValueError("--prompt is empty; give at least one character")
-    try:
-        prompt = tokenizer.encode(sampling.prompt)
-    except ValueError as error:
-        raise ValueError(f"--prompt: {error}") from None
     generator = torch.Generator(device=next(model.parameters()).device).manual_seed(seed)
     texts = model.generate([prompt] * sampling.samples, sampling.max_new_tokens, temperature=sampling.temperature, do_sample=True,
                            top_k=sampling.top_k or None, top_p=sampling.top_p, generator=generator)

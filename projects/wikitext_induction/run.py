@@ -7,18 +7,22 @@
     python projects/wikitext_induction/run.py text --size full       384 wide, 10 epochs: an hour
     python projects/wikitext_induction/run.py faults       what is wrong with the published code, shown
     python projects/wikitext_induction/run.py report       tables and figures again, from the runs in --out
+    torchrun --nproc_per_node 8 projects/wikitext_induction/run.py text --size full      in several processes
 
 The text is WikiText-2, downloaded; where it cannot be had, a generated one, with a note. A study of several seeds may
 be stopped and taken up with --resume: runs that are finished are kept.
 """
 
 import json
+import os
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 from mingpt.config import Parser, config_from_args, config_to_dict
+from mingpt.processes import first_process_first, is_first_process, process_count
 from mingpt.utils import one_line_errors, pick_device, read_text, save_torch, write_json, write_text
 from projects.wikitext_induction.faults import show_faults
 from projects.wikitext_induction.nets import VARIANTS, parse_names
@@ -75,9 +79,10 @@ def run_all(kind: str, options: Options, settings: dict, train) -> None:
     """
     folder = Path(options.out) / kind
     names = parse_names(options.nets)
-    if not options.resume:
-        for old in [*folder.glob("*.json"), *folder.glob("*.params")]:
-            old.unlink()
+    with first_process_first(options.device):
+        if not options.resume:
+            for old in [*folder.glob("*.json"), *folder.glob("*.params")]:
+                old.unlink()
     for seed in range(options.seed, options.seed + options.seeds):
         for name in names:
             path = folder / f"{name}.seed{seed}.json"
@@ -85,6 +90,8 @@ def run_all(kind: str, options: Options, settings: dict, train) -> None:
                 continue
             print(f"[{kind}, seed {seed}] {name}: {VARIANTS[name].label}")
             net, result = train(name, seed)
+            if not is_first_process():
+                continue
             if seed == options.seed:  # the figures show the nets of one seed
                 saved = {"model": net.state_dict(), "config": config_to_dict(net.config)}
                 save_torch(path.with_suffix(".params"), saved)
@@ -99,13 +106,15 @@ def study_repeats(options: Options, config: RepeatsConfig) -> None:
 
 def study_text(options: Options, data: DataOptions, config: TextConfig, quick: bool) -> None:
     """All nets on text."""
-    device = str(pick_device(options.device))
     articles = 25 if quick else GENERATED_ARTICLES
-    corpus = load_corpus(data.data, data.data_dir, data.train_split, data.eval_split, articles)
+    with first_process_first(options.device):  # which may have to download it
+        corpus = load_corpus(data.data, data.data_dir, data.train_split, data.eval_split, articles)
+    device = str(pick_device(options.device))
     task = TextTask(corpus, config)
     print(f"Text: {corpus.source}; {task.describe()}")
-    task.tokenizer.save(Path(options.out) / "text" / "tokenizer")
-    write_text(Path(options.out) / "text" / "source.txt", f"{corpus.source}\n{task.describe()}\n")
+    if is_first_process():
+        task.tokenizer.save(Path(options.out) / "text" / "tokenizer")
+        write_text(Path(options.out) / "text" / "source.txt", f"{corpus.source}\n{task.describe()}\n")
     run_all("text", options, {**config_to_dict(config), "source": corpus.source},
             lambda name, seed: train_on_text(name, seed, task, device, options.dtype))
 
@@ -120,7 +129,11 @@ def main() -> None:
     parser.add_config(TextConfig, "text, instead of what --size says")
     parser.add_config(RepeatsConfig, "repeats")
     args = parser.parse_args()
+    if not is_first_process():
+        sys.stdout = open(os.devnull, "w")  # the first process speaks for all
     with one_line_errors():
+        if process_count() > 1 and args.command not in ("repeats", "text"):
+            raise ValueError(f"{args.command} runs in one process; torchrun is for repeats and text")
         started = time.perf_counter()
         options, data = config_from_args(Options, args), config_from_args(DataOptions, args)
         if args.quick:
@@ -135,7 +148,7 @@ def main() -> None:
             study_repeats(options, repeats)
         if args.command in ("study", "text"):
             study_text(options, data, text, args.quick)
-        if args.command != "faults":
+        if args.command != "faults" and is_first_process():
             report(Path(options.out))
         print(f"{time.perf_counter() - started:.0f} s in all; everything is in {options.out}")
 

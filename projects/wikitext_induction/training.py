@@ -69,10 +69,18 @@ def _positive(config, *but: str) -> None:
             raise ValueError(f"--{name} is {value}; it must be positive")
 
 
+def fresh_net(name: str, *sizes: int) -> Net:
+    """The net called `name`, untrained."""
+    net = build(name, *sizes)
+    if net.config.detach_conv:  # several processes would wait for each other's gradient of it
+        net.layers["conv"].weight.requires_grad_(False)
+    return net
+
+
 def train_on_repeats(name: str, seed: int, config: RepeatsConfig, device: str) -> tuple[Net, dict]:
     """Train the net called `name` on repeated segments. Returns it and its results, as plain values."""
     set_seed(seed)
-    net = build(name, config.repeat_vocab, config.repeat_block, config.repeat_width)
+    net = fresh_net(name, config.repeat_vocab, config.repeat_block, config.repeat_width)
     test = random_repeats(config.repeat_vocab, config.repeat_block // 3, 64)
     # The sizes are too small for 16 bits to pay.
     how = TrainerConfig(max_iters=config.repeat_steps, batch_size=config.repeat_batch, seed=seed, device=device,
@@ -123,7 +131,7 @@ def train_on_text(name: str, seed: int, task: TextTask, device: str, dtype: str)
     config, T = task.config, task.config.block_size
     set_seed(seed)
     pad_id = task.tokenizer.special_tokens[PAD] if config.padding_mask else -1
-    net = build(name, task.tokenizer.vocab_size, T, config.n_embd, pad_id)
+    net = fresh_net(name, task.tokenizer.vocab_size, T, config.n_embd, pad_id)
     if task.lines is None:
         data, size = task.train, dict(batch_size=config.batch_size)
     else:
