@@ -35,7 +35,7 @@ class ConvAttentionConfig:
                  current token. 3: previous, current, (future)
     residual     each layer adds to the stream instead of replacing it
     positions    learned positions are added to the embeddings
-    detach_conv  the convolution gets no gradient and stays as it was initialised
+    detach_conv  the convolution's weight gets no gradient and stays as it was initialised; its bias learns
     pad_id       a token that is nothing: it is not seen by any layer; -1: there is none
     """
 
@@ -70,27 +70,25 @@ def shifted(x: Tensor, by: int) -> Tensor:
 class CausalConv(nn.Module):
     """A convolution over time whose last tap, the token ahead, is masked.
 
-    weight is (C, C, K) like that of a `Conv1d`, and is initialised like it. The mask is laid on where the weight is
-    *used*: the last tap then has no influence and no gradient, and the others learn. Masking `weight.data` instead, as
-    one may see it done, gives the same output but cuts the whole weight off from the loss: `detach_conv`.
+    weight is (C, C, K) like that of a `Conv1d`, and is initialised like it. The last tap is left out where the weight
+    is *used*: it then has no influence and no gradient, and the others learn. Masking `weight.data` instead, as one may
+    see it done, gives the same output but cuts the whole weight off from the loss: `detach_conv`.
     """
 
     def __init__(self, config: ConvAttentionConfig):
         super().__init__()
         C, K = config.n_embd, config.kernel_size
-        self.detach = config.detach_conv
-        self.weight = nn.Parameter(torch.empty(C, C, K))
+        self.weight = nn.Parameter(torch.empty(C, C, K), requires_grad=not config.detach_conv)
         self.bias = nn.Parameter(torch.empty(C))
         bound = 1 / math.sqrt(C * K)  # PyTorch's default for a convolution with C K inputs
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        weight = self.weight.detach() if self.detach else self.weight
-        past = weight.size(2) - 2  # taps before the current one
+        past = self.weight.size(2) - 2  # taps before the current one
         # One product instead of K: the inputs of all taps side by side.
         window = torch.cat([shifted(x, past - tap) for tap in range(past + 1)], dim=-1)  # (B, T, (K - 1) C)
-        taps = weight[:, :, :-1].transpose(1, 2).flatten(1)  # (C, (K - 1) C), without the tap ahead
+        taps = self.weight[:, :, :-1].transpose(1, 2).flatten(1)  # (C, (K - 1) C), without the tap ahead
         return F.linear(window, taps, self.bias)
 
 

@@ -33,7 +33,9 @@ class KVCache:
         return lengths[:, None] + torch.arange(T, device=lengths.device)
 
     def mask(self, T: int) -> Tensor:
-        """0 where the next T tokens may look and -inf elsewhere: (B or 1, 1, T, S), float32."""
+        """0 where the next T tokens may look and -inf elsewhere, float32: (B or 1, 1, T, S), or what broadcasts to it."""
+        if T == 1 and self.uniform:
+            return torch.zeros(1, 1, 1, 1, device=self.lengths.device)  # one token sees all that came before
         S = self.longest + T
         visible = torch.arange(S, device=self.lengths.device) <= self.positions(T)[:, None, :, None]
         return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -math.inf)

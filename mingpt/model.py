@@ -109,8 +109,12 @@ def batched_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: fl
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """The same in PyTorch's one fused kernel, which never stores the (T, S) pattern. Without a mask: causal."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None)
+    """The same in PyTorch's one fused kernel, which never stores the (T, S) pattern.
+
+    Without a mask: causal among T = S positions, or one query, T = 1, that sees all S keys.
+    """
+    causal = mask is None and q.size(-2) > 1
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
 
 
 def fastest_attention(q: Tensor, plain_causal: bool) -> str:
@@ -130,7 +134,7 @@ class Context:
     """What every layer needs to know about the positions it is given."""
 
     mask: Tensor  # 0 where a query may look, -inf where not: (T, T), or (B or 1, 1, T, S) with a cache
-    plain_causal: bool  # the mask is the usual triangle
+    plain_causal: bool  # the mask is the usual triangle, or its last row: one new token that sees all before it
     rotation: tuple[Tensor, Tensor] | None  # cosines and sines of the rotary angles, each (..., T, D/2)
     cache: KVCache | None
 
@@ -317,7 +321,8 @@ class GPT(nn.Module):
         if self.config.positions == "rotary":
             cos, sin = self.cos[positions], self.sin[positions]  # (T, D/2), or (B or 1, T, D/2) for positions by row
             rotation = (cos, sin) if positions.ndim == 1 else (cos.unsqueeze(1), sin.unsqueeze(1))
-        return Context(mask, cache is None or cache.longest == 0, rotation, cache)
+        plain_causal = cache is None or cache.longest == 0 or T == 1 and cache.uniform
+        return Context(mask, plain_causal, rotation, cache)
 
     @classmethod
     def from_pretrained(cls, source, **options) -> "GPT":

@@ -48,6 +48,15 @@ def test_every_script_explains_itself_from_any_folder(script, environment, tmp_p
     assert shown.returncode == 0 and "usage:" in shown.stdout
 
 
+@pytest.mark.parametrize("script", sorted(REPOSITORY.glob("projects/*/run.py")), ids=named)
+def test_help_imports_no_plotting(script, environment):
+    code = ("import runpy, sys, atexit; sys.argv = sys.argv[1:] + ['--help']; "
+            "atexit.register(lambda: print('imported:', [m for m in ('matplotlib', 'requests') if m in sys.modules])); "
+            "runpy.run_path(sys.argv[0], run_name='__main__')")
+    shown = subprocess.run([sys.executable, "-c", code, str(script)], env=environment, capture_output=True, text=True)
+    assert shown.stdout.splitlines()[-1] == "imported: []", shown.stderr
+
+
 def test_importing_the_model_draws_no_plots_and_opens_no_connection(environment):
     code = "import mingpt.model, mingpt.trainer, sys; print([m for m in ('matplotlib', 'requests') if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -10,17 +10,18 @@ import pytest
 import torch
 
 from conftest import REPOSITORY
+from mingpt.conv_attention import ConvAttentionConfig, ConvAttentionNet
 from mingpt.utils import read_text
 from projects.wikitext_induction import faults
 from projects.wikitext_induction.ablations import ablate, one_further_back, smeared, without_previous
 from projects.wikitext_induction.handbuilt import handbuilt_net
-from projects.wikitext_induction.measures import (attended_mass, copying, duplicate_token, find_repetition,
+from projects.wikitext_induction.measures import (attended_mass, chance, copying, duplicate_token, find_repetition,
                                                   in_context_learning, induction_targets, measure_quotation,
                                                   measure_repeats, previous_token, token_losses)
 from projects.wikitext_induction.nets import VARIANTS, build, parse_names
 from projects.wikitext_induction.repeats import TiledSegments, random_repeats
 from projects.wikitext_induction.report import cell, load_runs, onset
-from projects.wikitext_induction.run import main
+from projects.wikitext_induction.run import SIZES, main
 from projects.wikitext_induction.taps import channel_ratio, tap_statistics
 from projects.wikitext_induction.training import RepeatsConfig, TextConfig, train_on_repeats
 
@@ -159,6 +160,26 @@ def test_pure_smearing_is_a_scalar_a_channel_and_exact_where_the_kernel_smears()
     torch.testing.assert_close(ratio, ratio[:, :1].expand(16, 16), atol=1e-4, rtol=1e-4)
 
 
+def test_a_wider_kernel_has_the_same_last_taps():
+    net = ConvAttentionNet(ConvAttentionConfig(30, 24, 16, kernel_size=4))
+    kernel = net.layers["conv"].weight.detach()
+    assert tap_statistics(kernel) == tap_statistics(kernel[:, :, 1:])
+    moved, x = one_further_back(net), torch.randn(1, 8, 16)
+    assert moved.layers["conv"].weight.shape == (16, 16, 5)
+    current = without_previous(net).layers["conv"]  # with the tap two back
+    current.weight.data[:, :, 0] = 0
+    past = net.layers["conv"](x, None) - current(x, None)
+    torch.testing.assert_close((moved.layers["conv"](x, None) - current(x, None))[:, 1:], past[:, :-1])
+    assert set(ablate(net, random_repeats(30, 12, 4))) > {"as trained", "previous tap one further back"}
+
+
+def test_chance_is_what_even_attention_gives():
+    idx = random_repeats(30, 12, 50)
+    found = chance(idx)
+    assert found["prefix_matching"] == pytest.approx(sum(1 / (i + 1) for i in range(12, 24)) / 12, abs=1e-4)
+    assert found["copying"] == pytest.approx(2 / 12 - 1, abs=1e-4)
+
+
 def test_tap_statistics_of_a_known_kernel():
     taps = torch.full((4, 4), 3.0), torch.full((4, 4), -6.0), torch.linspace(-1, 1, 16).view(4, 4)
     kernel = torch.stack(taps, dim=2)
@@ -249,6 +270,10 @@ def test_the_study_writes_everything_and_resumes(tmp_path, monkeypatch, capsys):
     run(monkeypatch, "text", *words, "--resume")
     again = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.json")}
     assert {path.name for path in again if again[path] != first[path]} == {"detached.seed1.json"}
+    run(monkeypatch, "text", *words, "--resume", "--learning_rate", "1e-3")
+    other = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.json")}
+    changed = {path.name for path in other if other[path] != again[path]}
+    assert changed == {f"{net}.seed{seed}.json" for net in ("conv-attention", "detached") for seed in (0, 1)}, "other settings"
 
 
 def test_lines_with_a_padding_mask(tmp_path, monkeypatch):
@@ -259,8 +284,8 @@ def test_lines_with_a_padding_mask(tmp_path, monkeypatch):
 
 
 def test_the_seeds_settings_are_those_of_the_full_size():
-    config = TextConfig(n_embd=384)
-    assert (config.learning_rate, config.epochs, config.warmup_ratio) == (3e-4, 10, 0.1)
+    config = TextConfig(**SIZES["full"])
+    assert (config.n_embd, config.learning_rate, config.epochs, config.warmup_ratio) == (384, 3e-4, 10, 0.1)
 
 
 def test_rows_of_the_tables():
@@ -297,14 +322,6 @@ def test_a_mistake_ends_in_one_line(words, message, tmp_path, monkeypatch, capsy
         run(monkeypatch, *words)
     shown = capsys.readouterr().err
     assert ended.value.code == 2 and shown.startswith(message) and shown.count("\n") == 1
-
-
-def test_help_needs_no_matplotlib(monkeypatch, capsys):
-    with pytest.raises(SystemExit) as ended:
-        run(monkeypatch, "--help")
-    assert ended.value.code == 0 and "--padding_mask" in capsys.readouterr().out
-    source = (REPOSITORY / "projects" / "wikitext_induction" / "figures.py").read_text(encoding="utf-8")
-    assert "import matplotlib" not in source
 
 
 def test_names_of_nets():

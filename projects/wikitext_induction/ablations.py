@@ -8,8 +8,7 @@ from torch import Tensor
 from mingpt.conv_attention import ConvAttentionNet
 from mingpt.hooks import patch, record
 from projects.wikitext_induction.measures import attended_mass, induction_targets
-
-PREVIOUS, CURRENT = 0, 1  # taps of a kernel of 3
+from projects.wikitext_induction.taps import CURRENT, PREVIOUS
 
 
 def rebuilt(net: ConvAttentionNet, kernel: Tensor) -> ConvAttentionNet:
@@ -27,10 +26,9 @@ def without_previous(net: ConvAttentionNet) -> ConvAttentionNet:
 
 
 def one_further_back(net: ConvAttentionNet) -> ConvAttentionNet:
-    """The previous tap moved by one: it now reads the token two before."""
+    """The previous tap moved by one, and any before it: it now reads the token two before."""
     kernel = net.layers["conv"].weight.detach()
-    previous, current, ahead = kernel.unbind(dim=2)
-    return rebuilt(net, torch.stack([previous, torch.zeros_like(previous), current, ahead], dim=2))
+    return rebuilt(net, torch.cat([kernel[:, :, :CURRENT], torch.zeros_like(kernel[:, :, :1]), kernel[:, :, CURRENT:]], dim=2))
 
 
 def smeared(net: ConvAttentionNet) -> ConvAttentionNet:

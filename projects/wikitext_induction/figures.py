@@ -55,12 +55,14 @@ def plot_phase_change(path: Path, runs: dict[str, list[dict]]) -> None:
 
 def plot_curves(path: Path, runs: dict[str, list[dict]]) -> None:
     """Losses and accuracy on text, and what they owe to copying, against the epoch."""
-    with figure(path, width=11.0, height=7.0, rows=2, columns=2) as axes:
+    with figure(path, width=13.0, height=7.0, rows=2, columns=3) as axes:
         for each, value, title, unit in (
                 (axes[0, 0], "train_loss", "Training text", "loss (nats per token)"),
                 (axes[0, 1], "loss", "Text never trained on", "loss (nats per token)"),
-                (axes[1, 0], "accuracy", "Text never trained on", "next token predicted right (share)"),
-                (axes[1, 1], "repeat_loss", "Random tokens, repeated", "loss, 2nd minus 1st copy (nats)")):
+                (axes[1, 0], "train_accuracy", "Training text", "next token predicted right (share)"),
+                (axes[1, 1], "accuracy", "Text never trained on", "next token predicted right (share)"),
+                (axes[0, 2], "repeat_loss", "Random tokens, repeated", "loss, 2nd minus 1st copy (nats)"),
+                (axes[1, 2], "prefix_matching", "Random tokens, repeated", "attention to the induction target")):
             draw_curves(each, runs, value, "epoch")
             each.set(title=title, xlabel="epoch", ylabel=unit)
         handles, labels = axes[0, 0].get_legend_handles_labels()

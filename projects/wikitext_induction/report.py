@@ -13,8 +13,10 @@ from mingpt.hooks import record
 from mingpt.utils import load_torch, read_text, write_json, write_text
 from projects.wikitext_induction.figures import (plot_ablations, plot_curves, plot_dursley, plot_phase_change,
                                                  plot_summary, plot_taps, seeds_of)
-from projects.wikitext_induction.measures import find_repetition
+from projects.wikitext_induction.handbuilt import handbuilt_net
+from projects.wikitext_induction.measures import find_repetition, measure_repeats
 from projects.wikitext_induction.nets import VARIANTS
+from projects.wikitext_induction.repeats import random_repeats
 from projects.wikitext_induction.text import DURSLEY
 
 ONSET = 0.4  # a usual threshold of prefix matching above which a head is called an induction head
@@ -23,18 +25,18 @@ REPEATS_COLUMNS = {
     "onset (step)": lambda run: onset(run),
     "copying": lambda run: run["final"].get("copying"),
     "previous token, layer 1": lambda run: run["final"].get("previous_token"),
-    "repeat accuracy": lambda run: run["final"]["repeat_accuracy"],
+    "repeat accuracy": lambda run: run["final"].get("repeat_accuracy"),
     "loss, 2nd - 1st copy": lambda run: run["final"]["repeat_loss"],
 }
 TEXT_COLUMNS = {
-    "validation loss": lambda run: run["final"]["loss"],
-    "accuracy": lambda run: run["final"]["accuracy"],
-    "loss late - early": lambda run: run["final"]["in_context_learning"],
+    "validation loss": lambda run: run["final"].get("loss"),
+    "accuracy": lambda run: run["final"].get("accuracy"),
+    "loss late - early": lambda run: run["final"].get("in_context_learning"),
     "prefix matching": lambda run: run["final"].get("prefix_matching"),
     "copying": lambda run: run["final"].get("copying"),
     "random repeats, 2nd - 1st": lambda run: run["final"]["repeat_loss"],
-    "Dursley: on target": lambda run: run["final"]["dursley"].get("target_mass"),
-    "Dursley: 2nd - 1st": lambda run: run["final"]["dursley"]["repeat_loss"],
+    "Dursley: on target": lambda run: run["final"].get("dursley", {}).get("target_mass"),
+    "Dursley: 2nd - 1st": lambda run: run["final"].get("dursley", {}).get("repeat_loss"),
 }
 
 Runs = dict[str, list[dict]]  # net -> its runs, one a seed
@@ -53,7 +55,7 @@ def load_runs(folder: Path) -> Runs:
 
 def onset(run: dict) -> float | None:
     """The first measured step with a prefix-matching score of at least ONSET; None if there is none."""
-    return next((float(point["step"]) for point in run["curve"] if point.get("prefix_matching", 0) >= ONSET), None)
+    return next((float(point["step"]) for point in run.get("curve", []) if point.get("prefix_matching", 0) >= ONSET), None)
 
 
 def cell(values: list[float | None]) -> str:
@@ -65,12 +67,18 @@ def cell(values: list[float | None]) -> str:
     return f"{np.mean(values):.{digits}f}{spread}"
 
 
-def table(runs: Runs, columns: dict[str, Callable[[dict], float | None]]) -> str:
-    """A Markdown table: a row for each net."""
-    rows = [["net", *columns]]
-    rows += [[VARIANTS[name].label, *(cell([column(run) for run in found]) for column in columns.values())]
-             for name, found in runs.items()]
-    return markdown(rows)
+def table(runs: Runs, columns: dict[str, Callable[[dict], float | None]], others: dict[str, dict]) -> str:
+    """A Markdown table: a row for each net, and one for each of `others`, name -> measures."""
+    found = {VARIANTS[name].label: runs for name, runs in runs.items()} | \
+        {name: [{"final": measures}] for name, measures in others.items()}
+    return markdown([["net", *columns], *([name, *(cell([column(run) for run in each]) for column in columns.values())]
+                                          for name, each in found.items())])
+
+
+def by_hand(settings: dict) -> dict[str, float]:
+    """The measures of the net of handbuilt.py on repeats."""
+    idx = random_repeats(settings["repeat_vocab"], settings["repeat_block"] // 3, 64)
+    return measure_repeats(handbuilt_net(settings["repeat_vocab"], settings["repeat_block"]), idx)
 
 
 def ablation_table(runs: Runs) -> str:
@@ -84,12 +92,14 @@ def ablation_table(runs: Runs) -> str:
 
 def tap_table(runs: Runs) -> str:
     """A Markdown table: a row for each tap of each net with a convolution, over the first seed's weights."""
-    rows = [["net", "tap", "max", "min", "q75", "q90", "q75 / max", "norm"]]
+    rows = [["net", "tap", "max", "min", "q75", "q90", "q75 / max", "norm", "of the current tap's norm, by channel"]]
     for name in ("conv-attention", "detached"):
         for tap, values in (runs[name][0]["taps"].items() if name in runs else ()):
             if tap != "ratio":
                 rows.append([VARIANTS[name].label, tap, *(f"{values[key]:.3f}" for key in ("max", "min", "q75", "q90")),
-                             f"{values['q75'] / values['max']:.2f}", f"{values['norm']:.2f}"])
+                             f"{values['q75'] / values['max']:.2f}", f"{values['norm']:.2f}",
+                             "{q10:.2f} to {q90:.2f}, median {median:.2f}".format(**runs[name][0]["taps"]["ratio"])
+                             if tap == "previous" else ""])
     return markdown(rows)
 
 
@@ -140,14 +150,17 @@ def report(out: Path) -> None:
         if not runs:
             continue
         any_run = next(iter(runs.values()))[0]
+        others = {"chance": any_run["chance"]}
+        if kind == "repeats":
+            others["conv → attention, by hand"] = by_hand(any_run["settings"])
         about = any_run["settings"].get("source", "repeated random segments")
-        tables.append(f"{about}; {seeds_of(runs)}, mean ± standard deviation\n\n{table(runs, columns)}")
+        tables.append(f"{about}; {seeds_of(runs)}, mean ± standard deviation\n\n{table(runs, columns, others)}")
         if "conv-attention" in runs:
             tables.append(f"Changes to the trained net, {kind}\n\n{ablation_table(runs)}")
             tables.append(f"Taps, {kind}\n\n{tap_table(runs)}")
         metrics[kind] = {"settings": any_run["settings"], "runs": {
-            name: [{"seed": run["seed"], "seconds": run["seconds"], "onset": onset(run), **run["final"]}
-                   for run in found]
+            name: [{"seed": run["seed"], "seconds": run["seconds"], "onset": onset(run), **run["final"],
+                    **{part: run[part] for part in ("taps", "ablations") if part in run}} for run in found]
             for name, found in runs.items()}}
         nets = saved_nets(out / kind, "conv-attention", "detached")
         if len(nets) == 2:

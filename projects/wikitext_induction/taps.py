@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-TAPS = ("previous", "current", "future")
+TAPS = ("previous", "current", "future")  # the last taps of a kernel, as they stand in it
+PREVIOUS, CURRENT = -3, -2
 
 # The assignment's table, by tap: largest weight, smallest, 75 % and 90 % quantile.
 PUBLISHED = {"previous": (0.133, -0.135, 0.019, 0.037), "current": (0.185, -0.196, 0.029, 0.055),
@@ -13,12 +14,12 @@ PUBLISHED = {"previous": (0.133, -0.135, 0.019, 0.037), "current": (0.185, -0.19
 
 
 def tap_statistics(kernel: Tensor) -> dict[str, dict]:
-    """For each tap of a kernel, (C, C, 3): max, min, quantiles, norm; and the previous tap's share in each channel.
+    """For each of the last three taps of a kernel, (C, C, K): max, min, quantiles, norm; and the previous tap's share in each channel.
 
     `ratio` has quantiles over output channels of |previous| / |current|, norms over the inputs.
     """
     result = {}
-    for name, weights in zip(TAPS, kernel.float().unbind(dim=2)):
+    for name, weights in zip(TAPS, kernel.float().unbind(dim=2)[PREVIOUS:]):
         q75, q90 = torch.quantile(weights.flatten(), torch.tensor([0.75, 0.9])).tolist()
         result[name] = {"max": float(weights.max()), "min": float(weights.min()), "q75": q75, "q90": q90,
                         "norm": float(weights.norm())}
@@ -28,9 +29,9 @@ def tap_statistics(kernel: Tensor) -> dict[str, dict]:
 
 
 def channel_ratio(kernel: Tensor) -> Tensor:
-    """|previous| / |current| for each output channel of a (C, C, 3) kernel: (C,)."""
-    previous, current, _ = kernel.float().norm(dim=1).unbind(dim=1)
-    return previous / current
+    """|previous| / |current| for each output channel of a (C, C, K) kernel, K >= 3: (C,)."""
+    norms = kernel.float().norm(dim=1)  # (C, K)
+    return norms[:, PREVIOUS] / norms[:, CURRENT]
 
 
 def uniform_bound(n_embd: int, kernel_size: int = 3) -> float:

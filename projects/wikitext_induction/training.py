@@ -14,7 +14,7 @@ from mingpt.optim import OptimConfig
 from mingpt.trainer import Trainer, TrainerConfig
 from mingpt.utils import set_seed
 from projects.wikitext_induction.ablations import ablate
-from projects.wikitext_induction.measures import in_context_learning, measure_quotation, measure_repeats
+from projects.wikitext_induction.measures import chance, in_context_learning, measure_quotation, measure_repeats
 from projects.wikitext_induction.nets import build
 from projects.wikitext_induction.repeats import TiledSegments, random_repeats
 from projects.wikitext_induction.taps import tap_statistics
@@ -50,7 +50,7 @@ class TextConfig:
     warmup_ratio: Annotated[float, "share of the steps in which the rate rises"] = 0.1
     examples: Annotated[str, "packed, or lines: one non-empty line an example"] = "packed"
     padding_mask: Annotated[bool, "with lines: no layer sees the padding"] = False
-    eval_blocks: Annotated[int, "sequences to evaluate on"] = 100
+    eval_blocks: Annotated[int, "sequences that a measurement on the way takes; the last takes all"] = 100
     train_chars: Annotated[int, "characters of the training text to use; 0: all"] = 0
 
     def __post_init__(self):
@@ -69,18 +69,10 @@ def _positive(config, *but: str) -> None:
             raise ValueError(f"--{name} is {value}; it must be positive")
 
 
-def fresh_net(name: str, *sizes: int) -> Net:
-    """The net called `name`, untrained."""
-    net = build(name, *sizes)
-    if net.config.detach_conv:  # several processes would wait for each other's gradient of it
-        net.layers["conv"].weight.requires_grad_(False)
-    return net
-
-
 def train_on_repeats(name: str, seed: int, config: RepeatsConfig, device: str) -> tuple[Net, dict]:
     """Train the net called `name` on repeated segments. Returns it and its results, as plain values."""
     set_seed(seed)
-    net = fresh_net(name, config.repeat_vocab, config.repeat_block, config.repeat_width)
+    net = build(name, config.repeat_vocab, config.repeat_block, config.repeat_width)
     test = random_repeats(config.repeat_vocab, config.repeat_block // 3, 64)
     # The sizes are too small for 16 bits to pay.
     how = TrainerConfig(max_iters=config.repeat_steps, batch_size=config.repeat_batch, seed=seed, device=device,
@@ -103,7 +95,8 @@ def train_on_repeats(name: str, seed: int, config: RepeatsConfig, device: str) -
     trainer.run()
     seconds = time.perf_counter() - start
     net.cpu()
-    return net, {"curve": curve, "final": curve[-1], **about_convolution(net, test), "seconds": round(seconds, 1)}
+    return net, {"curve": curve, "final": curve[-1], "chance": chance(test), **about_convolution(net, test),
+                 "seconds": round(seconds, 1)}
 
 
 class TextTask:
@@ -131,7 +124,7 @@ def train_on_text(name: str, seed: int, task: TextTask, device: str, dtype: str)
     config, T = task.config, task.config.block_size
     set_seed(seed)
     pad_id = task.tokenizer.special_tokens[PAD] if config.padding_mask else -1
-    net = fresh_net(name, task.tokenizer.vocab_size, T, config.n_embd, pad_id)
+    net = build(name, task.tokenizer.vocab_size, T, config.n_embd, pad_id)
     if task.lines is None:
         data, size = task.train, dict(batch_size=config.batch_size)
     else:
@@ -145,11 +138,10 @@ def train_on_text(name: str, seed: int, task: TextTask, device: str, dtype: str)
     curve = []
 
     def measure(step: int) -> None:
-        train_loss, train_accuracy, _ = evaluate(net, task.train, config.eval_blocks, trainer)
-        loss, accuracy, by_position = evaluate(net, task.evaluation, config.eval_blocks, trainer)
+        on_train = evaluate(net, task.train, config.eval_blocks, trainer.device, trainer.dtype)
         curve.append({"step": step, "epoch": round(step * config.epochs / trainer.max_iters, 2),
-                      "train_loss": train_loss, "train_accuracy": train_accuracy, "loss": loss, "accuracy": accuracy,
-                      "in_context_learning": round(in_context_learning(by_position), 4),
+                      "train_loss": on_train["loss"], "train_accuracy": on_train["accuracy"],
+                      **evaluate(net, task.evaluation, config.eval_blocks, trainer.device, trainer.dtype),
                       **on_cpu(net, measure_repeats, task.repeats),
                       "dursley": on_cpu(net, measure_quotation, task.dursley)})
 
@@ -163,9 +155,10 @@ def train_on_text(name: str, seed: int, task: TextTask, device: str, dtype: str)
     trainer.add_callback("on_batch_end", on_batch_end)
     trainer.run()
     seconds = time.perf_counter() - start
+    whole = evaluate(net, task.evaluation, len(task.evaluation), trainer.device, trainer.dtype)
     net.cpu()
-    return net, {"curve": curve, "final": curve[-1], **about_convolution(net, task.repeats),
-                 "steps": trainer.max_iters, "seconds": round(seconds, 1)}
+    return net, {"curve": curve, "final": {**curve[-1], **whole}, "chance": chance(task.repeats),
+                 **about_convolution(net, task.repeats), "steps": trainer.max_iters, "seconds": round(seconds, 1)}
 
 
 def about_convolution(net: Net, idx: Tensor) -> dict:
@@ -185,17 +178,18 @@ def on_cpu(net: Net, measure, *arguments) -> dict:
 
 
 @torch.no_grad()
-def evaluate(net: Net, data: Packed, blocks: int, trainer: Trainer) -> tuple[float, float, Tensor]:
-    """(loss in nats, accuracy, loss by position (T,)) on up to `blocks` evenly spaced blocks of `data`."""
+def evaluate(net: Net, data: Packed, blocks: int, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """Loss in nats, accuracy, and in-context learning, on up to `blocks` evenly spaced blocks of `data`."""
     net.eval()
     chosen = torch.linspace(0, len(data) - 1, min(blocks, len(data))).long().tolist()
     total, right, count = 0.0, 0, 0
     for start in range(0, len(chosen), 16):
-        x, y = (torch.stack(part).to(trainer.device) for part in zip(*(data[i] for i in chosen[start : start + 16])))
-        with torch.autocast(trainer.device.type, trainer.dtype, enabled=trainer.dtype != torch.float32):
+        x, y = (torch.stack(part).to(device) for part in zip(*(data[i] for i in chosen[start : start + 16])))
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits, _ = net(x)
         losses = F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="none").view_as(y)
         total, count = total + losses.sum(dim=0).cpu(), count + len(x)
         right += int((logits.argmax(dim=2) == y).sum())
     by_position = total / count
-    return round(float(by_position.mean()), 4), round(right / (count * len(by_position)), 4), by_position
+    return {"loss": round(float(by_position.mean()), 4), "accuracy": round(right / (count * len(by_position)), 4),
+            "in_context_learning": round(in_context_learning(by_position), 4)}
