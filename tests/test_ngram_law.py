@@ -77,6 +77,9 @@ def test_ranks_have_the_probabilities_that_the_name_says(make, expected):
 def test_peaked_law():
     rows = peaked_law([5, 5], 5, 0.9, 0, 1).conditional.sort(-1, descending=True).values
     assert torch.allclose(rows, torch.tensor([0.9] + [0.025] * 4, dtype=torch.float64))
+    counts = [torch.bincount(peaked_law([5, 5], 5, 0.9, 0, 1, balanced).conditional.argmax(-1), minlength=5)
+              for balanced in (False, True)]
+    assert counts[1].tolist() == [5] * 5 != counts[0].tolist()
     chosen = peaked_law([9, 9], 9, 0.9, 20, 1).conditional.argmax(-1)
     assert (chosen == 0).double().mean() > 0.7, "a large exponent prefers the first token"
 
@@ -132,6 +135,7 @@ def test_tables_that_are_no_law_are_refused(made, message):
     (lambda: almost_rank_law([5, 5], 5, 0, True, 0), "rank is 0"),
     (lambda: first_positions_law([5], 5, 6, 0), "rank is 6"),
     (lambda: peaked_law([5, 5], 5, 1.2, 0, 0), "peak is 1.2; it must be a probability above 0"),
+    (lambda: peaked_law([5, 5], 5, 0.9, 1, 0, True), "exponent is 1; a balanced law prefers no token"),
     (lambda: geometric_law([1] * 4, [300] * 4, 300, 0), "4-grams of 300 tokens are 8.1e[+]09; at most"),
     (lambda: random_law(3, 3).sample(2, 2, 0), "sequences of 2 tokens are shorter than the 3 of an n-gram of this law"),
 ])

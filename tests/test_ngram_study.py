@@ -9,7 +9,7 @@ import torch
 
 from projects.ngram_superposition.distributions import Law, almost_rank_law, geometric_law, peaked_law, rank_law
 from projects.ngram_superposition.experiments import FROZEN, all_skips, divergence_of
-from projects.ngram_superposition.faults import notebook_attention_map, notebook_mean
+from projects.ngram_superposition.faults import error_of, notebook_attention_map, notebook_freeze, notebook_mean
 from projects.ngram_superposition.interpretation import (attention_map, closed_form_embeddings, head_contributions,
                                                          last_residual,
                                                          projection, random_subspace_distance, subspace_distance,
@@ -17,7 +17,8 @@ from projects.ngram_superposition.interpretation import (attention_map, closed_f
 from projects.ngram_superposition.losses import Objective, evaluate
 from projects.ngram_superposition.optimum import Problem, least_squares, solve, solve_all
 from projects.ngram_superposition.run import EXPERIMENTS, main
-from projects.ngram_superposition.scaling import accuracy_bound, fit_power_law
+from projects.ngram_superposition.scaling import accuracy_bound, fit_power_law, fit_sweeps
+from projects.ngram_superposition.settings import LAWS, Setup
 from projects.ngram_superposition.training import TrainingConfig, train
 from projects.ngram_superposition.transformer import LowRanks, Skips, Transformers, TransformerConfig, layer_norm
 from test_ngram_law import random_law
@@ -152,6 +153,16 @@ def test_heads_can_be_right_together_and_neither_alone():
     parts = type(parts)(parts.written, logits, parts.tokens)
     solo, group = parts.lead(torch.tensor([0]))
     assert solo.tolist() == [[[-1.0, -1.0]]] and group.tolist() == [[1.0]]
+    assert parts.only_together(torch.tensor([0])).tolist() == [1] and parts.only_together(torch.tensor([1])) == 0
+
+
+def test_shifted_heads_do_not_share_a_context():
+    parts = head_contributions(model_without_residual())
+    shifted, few = parts.shifted(5), parts.of(torch.tensor([3, 30]))
+    assert torch.equal(shifted.logits[:, :, 0], parts.logits[:, :, 0])
+    assert torch.equal(shifted.logits[:, 5:, 1], parts.logits[:, :-5, 1])
+    assert torch.equal(shifted.logits[:, 10:, 2], parts.logits[:, :-10, 2])
+    assert torch.equal(few.logits, parts.logits[:, [3, 30]]) and few.written.shape == (2, 2, 3, 4)
 
 
 def test_attention_maps_are_of_trigrams():
@@ -230,6 +241,24 @@ def test_power_laws_are_recovered_with_an_intercept_for_each_group():
     assert 0.92 < covered / 300 < 0.98, "95 % intervals hold the truth in 95 % of the cases"
 
 
+def scaling_rows(exponent, fall):
+    """What `scaling` writes of models whose excess is N ** exponent * ln(1/alpha_2) ** fall, above an optimum of 1."""
+    return [{"sweep": "vocab_size", "value": N, "alpha_1": a, "alpha_2": b, "seed": seed, "N": N, "d": 5, "n_layer": 1,
+             "para": 5, "n_head": 1, "width": 0, "depth": 1, "optimum": 1.0,
+             "divergence": 1 + N**exponent * (-math.log(b)) ** fall}
+            for N in (2, 4, 8) for a in (0.9, 1.0) for b in (0.3, 0.6, 0.9) for seed in (0, 1)]
+
+
+def test_the_excess_is_fitted_against_the_shape_and_against_the_fall_of_the_law():
+    rows = scaling_rows(-2.0, 1.5)
+    fits = fit_sweeps(rows + [{**row, "sweep": "n_layer"} for row in rows])  # the same models once more
+    assert fits["vocab_size"]["excess"].exponent == pytest.approx(-2) and fits["fall"]["excess"].points == len(rows)
+    assert fits["fall"]["excess"].exponent == pytest.approx(1.5)
+    assert abs(fits["vocab_size"]["divergence"].exponent) < 1, "the divergence itself runs into its floor"
+    rows[0]["divergence"] = 0.9
+    assert "excess" not in fit_sweeps(rows)["vocab_size"]
+
+
 def test_fits_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="fitted to positive numbers"):
         fit_power_law([1, 2], [1, 0], [0, 0])
@@ -258,12 +287,16 @@ def test_all_experiments_run_quickly_and_leave_figures_and_numbers(tmp_path, mon
     for name in EXPERIMENTS:
         result = json.loads((tmp_path / f"{name}.json").read_text())
         assert result["experiment"] == name and result["options"]["seeds"] == 2 and f"\n{name}\n" in shown
-        if name not in ("faults", "speed"):
+        if name not in ("faults", "large_optimum"):
             assert (tmp_path / f"{name}.png").stat().st_size > 10_000
     assert len((tmp_path / "scaling.csv").read_text().splitlines()) == 1 + 6 * 2 * 2
     faults = {row["fault"]: row for row in json.loads((tmp_path / "faults.json").read_text())["numbers"]["rows"]}
     assert len(faults) == 9
     assert faults["skips do not reach the model"]["notebook"] == 0 != faults["skips do not reach the model"]["right"]
+    assert faults["the freezing cell omits freeze_pos"]["notebook"] == "KeyError: 'freeze_pos'"
+    assert faults["the freezing cell omits freeze_pos"]["right"] == "positions, O"
+    assert faults["LowRank called in an old order"]["notebook"].endswith(
+        "takes 4 positional arguments but 5 were given")
 
 
 def test_settings_are_taken(tmp_path, monkeypatch):
@@ -274,6 +307,22 @@ def test_settings_are_taken(tmp_path, monkeypatch):
     assert (result["settings"]["vocab_size"], result["settings"]["law"], result["options"]["dtype"]) == (4, "zipf",
                                                                                                          "float64")
     assert list(result["numbers"]["divergence"]) == list(FROZEN)
+
+
+def test_errors_are_provoked_not_asserted():
+    whole = {f"freeze_{part}": False for part in ("E", "pos", "QKV", "O", "U")}
+    assert error_of(notebook_freeze, whole) == "none" and notebook_freeze({**whole, "freeze_O": True}) == ["O"]
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_every_law_can_be_chosen(law):
+    made = Setup(vocab_size=6, n_embd=4, law=law, nb_tokens="all", alphas="1,0.5,0.5", rank=2).make_law(0)
+    assert (made.order, made.vocab_size) == (3, 6) and (made.conditional > 0).all()
+    if law not in ("geometric", "power", "zipf", "peaked", "balanced"):
+        logs = made.conditional.log()
+        values = torch.linalg.svdvals(logs - logs.mean(1, keepdim=True))
+        assert values[1] > 3 * values[2], "two directions stand out"
+        assert (values[2] < 1e-9 * values[0]) == (law != "almost_rank")
 
 
 def test_every_combination_of_skips_that_leaves_an_input():
@@ -289,7 +338,10 @@ def test_every_combination_of_skips_that_leaves_an_input():
      "error: nb_tokens[1] is 11; it must be from 1 to the 10 tokens that there are"),
     (["freezing", "--nb_tokens", "10,x,1"], "error: --nb_tokens is '10,x,1'; write numbers with commas between"),
     (["freezing", "--alphas", "1,1"], "error: 2 alphas for 3 nb_tokens"),
-    (["freezing", "--law", "pareto"], "error: --law is 'pareto'; it must be one of geometric, power, zipf"),
+    (["freezing", "--law", "pareto"], "error: --law is 'pareto'; it must be one of geometric, power, zipf, peaked"),
+    (["freezing", "--law", "peaked"],
+     "error: --nb_tokens ends in 1; a peaked law makes all tokens possible at the end"),
+    (["freezing", "--law", "rank", "--nb_tokens", "all", "--rank", "11"], "error: rank is 11; logits over 10 tokens"),
     (["freezing", "--objective", "some"], "error: --objective is 'some'"),
     (["freezing", "--seeds", "0"], "error: --seeds is 0"),
     (["freezing", "--dtype", "float16"], "error: --dtype is 'float16'"),

@@ -166,16 +166,25 @@ def with_last(tables: list[Tensor], rows: Tensor) -> Law:
     return Law((*tables, rows.reshape((rows.size(-1),) * (len(tables) + 1))))
 
 
-def peaked_law(nb_tokens: list[int], vocab_size: int, peak: float, exponent: float, seed: int) -> Law:
+def peaked_law(nb_tokens: list[int], vocab_size: int, peak: float, exponent: float, seed: int,
+               balanced: bool = False) -> Law:
     """After each context one token has probability `peak`, the others share the rest equally.
 
-    Which token it is, is drawn with weights (1 - i / N) ** exponent for token i: 0 makes all alike.
+    Which token it is, is drawn with weights (1 - i / N) ** exponent for token i: 0 makes all alike, but by chance some
+    come after more contexts than others. `balanced` deals the tokens out instead, the same number of contexts to each
+    (to one, where N does not divide them), in random order; `exponent` must then be 0.
     """
     if not 0 < peak <= 1:
         raise ValueError(f"peak is {peak}; it must be a probability above 0")
+    if balanced and exponent:
+        raise ValueError(f"exponent is {exponent}; a balanced law prefers no token, so it must be 0")
     generator, N = torch.Generator().manual_seed(seed), vocab_size
     tables = uniform_tables(nb_tokens, N, generator)
-    chosen = torch.multinomial((1 - torch.arange(N) / N) ** exponent, N ** len(nb_tokens), True, generator=generator)
+    count = N ** len(nb_tokens)
+    if balanced:
+        chosen = torch.randperm(count, generator=generator) % N
+    else:
+        chosen = torch.multinomial((1 - torch.arange(N) / N) ** exponent, count, True, generator=generator)
     rows = torch.full((len(chosen), N), (1 - peak) / (N - 1), dtype=torch.float64)
     rows[torch.arange(len(chosen)), chosen] = peak
     return with_last(tables, rows)

@@ -106,76 +106,104 @@ def modifications(setup: Setup, options: Options) -> dict:
 
 
 def attention_maps(setup: Setup, options: Options) -> dict:
-    """Where each head looks, for every pair of tokens, and how many independent patterns there are."""
+    """Where each head looks, for the pairs of tokens that come, and how many independent patterns there are.
+
+    The maps have a row for each token that ever comes first and a column for each that ever comes second. Many of their
+    pairs may never come: what heads do there follows from other pairs, and nothing has trained it.
+    """
     law = setup.make_law(options.seed)
     model = setup.transformers(options, [Skips(residual=True)] * options.seeds)
     train(model, options.objective(law, setup.objective, options.model_seeds, setup.batch_size), setup.training,
           title="attention_map")
-    maps, scores = attention_map(model).double().cpu(), evaluate(model, law)
-    values = torch.linalg.svdvals(maps)  # (M, H, N)
-    share = values[..., 0] ** 2 / (values**2).sum(-1)
+    maps, scores = attention_map(model).cpu().double(), evaluate(model, law)
+    comes = torch.zeros(law.vocab_size, law.vocab_size, dtype=torch.bool)
+    comes[law.sequences()[0][:, :2].unbind(1)] = True
+    first, second = comes.any(1), comes.any(0)
+    maps, comes = maps[:, :, first][..., second], comes[first][:, second]  # (M, H, first, second), (first, second)
+    generator = torch.Generator().manual_seed(options.seed)
+    values, share = shares(maps)
+    chance = torch.stack([shares(maps.flatten(2)[..., torch.randperm(comes.numel(), generator=generator)]
+                                 .view_as(maps))[1] for _ in range(20)]).mean(0)  # a map is positive, so above 0
+    given = maps[..., comes]  # (M, H, pairs)
     print(f"divergence {cell(scores.divergence)}, accuracy {cell(scores.accuracy)}")
-    for head in range(maps.size(1)):
-        print(f"head {head}: mean attention to the first token {maps[:, head].mean():.3f}, first singular value holds "
-              f"{cell(share[:, head])} of the square sum")
-    seen = [(law.tables[0] > 0).nonzero()[:, 0], (law.contexts.view(law.vocab_size, -1).sum(0) > 0).nonzero()[:, 0]]
-    figures.plot_attention(options.path("attention_map.png"), maps[0], values, seen)
+    print(f"{first.sum()} first x {second.sum()} second tokens, {comes.sum()} pairs come; there heads give the first "
+          f"token {given.mean():.3f} ± {given.std(-1).mean():.3f}")
+    print(f"share of the first singular value in the square sum: {share.min():.3f} to {share.max():.3f} over heads and "
+          f"seeds; with the map's cells shuffled {chance.min():.3f} to {chance.max():.3f}")
+    figures.plot_attention(options.path("attention_map.png"), maps[0], comes, values)
     return {"divergence": scores.divergence.tolist(), "accuracy": scores.accuracy.tolist(),
-            "singular values": values[:, :, :10].tolist(), "share of the first": share.tolist()}
+            "first tokens": int(first.sum()), "second tokens": int(second.sum()), "pairs that come": int(comes.sum()),
+            "mean attention to the first token": given.mean(-1).tolist(),
+            "its standard deviation over pairs": given.std(-1).tolist(),
+            "singular values": values.tolist(), "share of the first": share.tolist(),
+            "the same, cells shuffled": chance.tolist()}
+
+
+def shares(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values of matrices (..., A, B), and the share of the first in their square sum (...)."""
+    values = torch.linalg.svdvals(maps)
+    return values, values[..., 0] ** 2 / (values**2).sum(-1)
 
 
 def contributions(setup: Setup, options: Options) -> dict:
     """What each head adds to the logit of the right token, alone and with the others."""
     law = setup.make_law(options.seed)
+    seen = (law.contexts > 0).nonzero()[:, 0]
+    answers = law.conditional[seen].argmax(-1)
     model = setup.transformers(options, [Skips(residual=True)] * options.seeds)
+    untrained = head_contributions(model).of(seen).only_together(answers)
     train(model, options.objective(law, setup.objective, options.model_seeds, setup.batch_size), setup.training,
           title="heads")
-    parts, answers, scores = head_contributions(model), law.conditional.argmax(-1), evaluate(model, law)
+    parts, scores = head_contributions(model).of(seen), evaluate(model, law)
     solo, group = parts.lead(answers)
-    seen = law.contexts > 0
-    alone, together = (solo[:, seen] > 0).double().mean(1), (group[:, seen] > 0).double().mean(1)
-    best_alone = (solo[:, seen] > 0).any(-1).double().mean(1)
-    only = ((group[:, seen] > 0) & ~(solo[:, seen] > 0).any(-1)).double().mean(1)
+    alone, together = (solo > 0).double().mean(1), (group > 0).double().mean(1)
+    only = parts.only_together(answers)
+    shuffled = torch.stack([parts.shifted(by).only_together(answers) for by in range(1, len(seen))]).mean(0)
     print(f"divergence {cell(scores.divergence)}; the right token leads in {cell(together)} of the contexts")
     for head in range(solo.size(2)):
         print(f"head {head} alone: in {cell(alone[:, head])}")
-    print(f"in {cell(only)} the heads are right together and neither is alone")
+    print(f"in {cell(only)} the heads are right together and none is alone; with the heads of different contexts added "
+          f"in {cell(shuffled)}, before training in {cell(untrained)}")
     figures.plot_contributions(options.path("head_contributions.png"), parts, solo, group, answers, seen,
-                               model.lm_head[0].detach())
+                               model.lm_head[0].detach().cpu())
     return {"divergence": scores.divergence.tolist(), "right together": together.tolist(),
-            "right alone": alone.tolist(),
-            "right by some head": best_alone.tolist(), "right only together": only.tolist()}
+            "right alone": alone.tolist(), "right by some head": (solo > 0).any(-1).double().mean(1).tolist(),
+            "right only together": only.tolist(), "the same, heads of different contexts": shuffled.tolist(),
+            "the same, untrained": untrained.tolist()}
 
 
 def superposition(setup: Setup, options: Options) -> dict:
     """N tokens in fewer than N dimensions: the angles between their vectors, in LowRank and in the transformer."""
-    N = setup.vocab_size
-    law = peaked_law([N, N], N, 0.95, 0, options.seed)
+    N, law = setup.vocab_size, setup.make_law(options.seed)
+    seen = (law.contexts > 0).nonzero()[:, 0]
     low, _ = train_low_rank(setup, options, law)
     model = setup.transformers(options)
     train(model, options.objective(law, setup.objective, options.model_seeds, setup.batch_size), setup.training,
           title="transformer")
     best = solve(law, setup.n_embd)
-    answers, metrics, shown = law.conditional.argmax(-1), {}, {}
+    answers, metrics, shown = law.conditional[seen].argmax(-1), {}, {}
+    metrics["contexts of each token"] = torch.bincount(answers, minlength=N).tolist()
     for name, unembedding, hidden, logits in (
             ("LowRank", low.lm_head, low.wte, low.context_logits()),
             ("transformer", model.lm_head, last_residual(model), model.context_logits()),
             ("optimum", best.lm_head[None], best.wte[None], (best.wte @ best.lm_head.T)[None])):
-        U, E = unembedding.detach().double().cpu(), hidden.detach().double().cpu()
+        U, E = unembedding.detach().cpu().double(), hidden.detach().cpu().double()[:, seen]
         centred = U - U.mean(1, keepdim=True)
         cosine = torch.cosine_similarity(centred[:, :, None], centred[:, None], dim=-1)
         others = cosine.masked_select(~torch.eye(N, dtype=torch.bool)).view(len(U), -1)
         towards = torch.cosine_similarity(E, centred[:, answers], dim=-1)
-        scores = score_logits(logits.detach().double().cpu(), [law])
+        scores = score_logits(logits.detach().cpu().double(), [law])
         metrics[name] = {"divergence": scores.divergence.tolist(), "accuracy": scores.accuracy.tolist(),
                          "largest cosine of two tokens": others.max(1).values.tolist(),
                          "root mean square cosine": others.square().mean(1).sqrt().tolist(),
-                         "cosine of a context and its token": towards.mean(1).tolist()}
+                         "cosine of a context and its token": towards.mean(1).tolist(),
+                         "length of each token's vector": centred.norm(dim=-1).tolist()}
         shown[name] = centred[0], E[0], towards
         print(f"{name:12} divergence {cell(scores.divergence)}, cosine of two tokens (root mean square) "
               f"{cell(others.square().mean(1).sqrt())}, of a context and its token {cell(towards.mean(1))}")
-    tokens = (model.wte[0, None] + model.wpe[0, :2, None]).flatten(0, 1).detach().double().cpu()
+    tokens = (model.wte[0, None] + model.wpe[0, :2, None]).flatten(0, 1).detach().cpu().double()
     figures.plot_superposition(options.path("superposition.png"), shown, answers, tokens)
+    print(f"contexts of each token: {metrics['contexts of each token']}")
     bound = math.sqrt((N - setup.n_embd) / (setup.n_embd * (N - 1)))
     print(f"{N} directions in {setup.n_embd} dimensions: a root mean square cosine of {bound:.3f} at least (Welch)")
     return {**metrics, "Welch bound": bound}
@@ -189,7 +217,7 @@ def subspace(setup: Setup, options: Options) -> dict:
             for aligned in (True, False) for rank in ranks for i in range(options.seeds)]
     model, _ = train_low_rank(setup, options, laws)
     optima = [solve(law, d).lm_head for law in laws]
-    learned = [subspace_distance(U, top_span(law, d)) for U, law in zip(model.lm_head.detach().double().cpu(), laws)]
+    learned = [subspace_distance(U, top_span(law, d)) for U, law in zip(model.lm_head.detach().cpu().double(), laws)]
     found = [subspace_distance(U, top_span(law, d)) for U, law in zip(optima, laws)]
     shape = (2, len(ranks), options.seeds)
     learned, found = torch.tensor(learned).view(shape), torch.tensor(found).view(shape)
@@ -211,7 +239,7 @@ def closed_form(setup: Setup, options: Options) -> dict:
     laws = [almost_rank_law([N, N], N, min(d + 1, N), False, options.seed + i) for i in range(options.seeds)]
     model, _ = train_low_rank(setup, options, laws)
     transposed = []
-    for law, wte, lm_head in zip(laws, model.wte.detach().double().cpu(), model.lm_head.detach().double().cpu()):
+    for law, wte, lm_head in zip(laws, model.wte.detach().cpu().double(), model.lm_head.detach().cpu().double()):
         left, right = least_squares(law, d)
         best = solve(law, d)
         fitted = closed_form_embeddings(lm_head, law)
@@ -232,7 +260,7 @@ def divergence_of(wte: Tensor, lm_head: Tensor, law: Law) -> float:
 
 
 def optimum(setup: Setup, options: Options) -> dict:
-    """How far 4,000 steps of Adam stay from the best logits of a rank, and how long finding those takes."""
+    """How far Adam stays from the best logits of a rank that the solver finds, and how long finding those takes."""
     N, rows = setup.vocab_size, []
     laws = {f"geometric {alpha}": geometric_law([1, 1, alpha], [N] * 3, N, options.seed) for alpha in (0.9, 0.6, 0.3)}
     laws["almost of rank"] = almost_rank_law([N, N], N, min(setup.n_embd + 1, N), False, options.seed)
@@ -249,3 +277,18 @@ def optimum(setup: Setup, options: Options) -> dict:
               f"{min(best.starts):.5f} to {max(best.starts):.5f})   Adam {cell(adam)}")
     figures.plot_optimum(options.path("optimum.png"), rows, setup.max_iters, options.seeds)
     return {"rows": rows}
+
+
+def large_optimum(setup: Setup, options: Options) -> dict:
+    """The solver on a large law, with `max_iters` steps and with four times as many: time, and what these gain."""
+    law, rows = setup.make_law(options.seed), []
+    for steps in (setup.max_iters, 4 * setup.max_iters):
+        started, processor = time.perf_counter(), time.process_time()
+        best = solve(law, setup.n_embd, max_iters=steps)
+        rows.append({"at most": steps, "seconds": round(time.perf_counter() - started, 1),
+                     "processor seconds": round(time.process_time() - processor, 1), "steps": best.iterations,
+                     "divergence": best.divergence, "starts": best.starts, "gradient": best.gradient})
+        print(f"at most {steps} steps: best found {best.divergence:.4f} of random {law.random_divergence():.4f} in "
+              f"{rows[-1]['processor seconds']} s of processor time; starts end at "
+              f"{' '.join(f'{end:.4f}' for end in best.starts)}", flush=True)
+    return {"random": law.random_divergence(), "threads": torch.get_num_threads(), "rows": rows}

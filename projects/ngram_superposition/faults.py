@@ -1,11 +1,13 @@
-"""What the notebook gets wrong, each beside what is right; and how fast its way of training is beside ours."""
+"""What the notebook gets wrong, each beside what is right; and its models and its loop, to compare ours with."""
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
 
+from mingpt.low_rank import LowRank
 from projects.ngram_superposition.distributions import Law, geometric_law, power_law, rank_law
 from projects.ngram_superposition.experiments import divergence_of
 from projects.ngram_superposition.interpretation import attention_map, subspace_distance, top_span
@@ -13,7 +15,7 @@ from projects.ngram_superposition.losses import Objective, evaluate
 from projects.ngram_superposition.scaling import write_csv
 from projects.ngram_superposition.settings import Options, Setup
 from projects.ngram_superposition.training import TrainingConfig, train
-from projects.ngram_superposition.transformer import LowRanks, Skips, Transformers, layer_norm
+from projects.ngram_superposition.transformer import PARTS, LowRanks, Skips, Transformers, layer_norm
 
 
 def faults(setup: Setup, options: Options) -> dict:
@@ -56,10 +58,19 @@ def faults(setup: Setup, options: Options) -> dict:
     ratios = [(table.max() / table.min()).item() for table in (geometric, power)]
     say("a power law that is geometric", *ratios, "likeliest token over the least likely of 100, rate 0.9")
 
-    say("the freezing cell omits freeze_pos", "KeyError", ", ".join(("E", "positions", "QKV", "O", "U")),
-        "parts that can be frozen")
-    say("LowRank called in an old order", "TypeError", f"({setup.vocab_size}, {setup.n_embd}, {law.order})",
-        "vocab_size, n_embd, order; by name")
+    cell = {"freeze_E": True, "freeze_QKV": True, "freeze_O": False, "freeze_U": True}  # the first of the notebook's
+    model = options.place(Transformers(setup.model, [seed]))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    train(model, options.objective(law, setup.objective, [seed], setup.batch_size), TrainingConfig(1),
+          [("E", "QKV", "U")])
+    learned = [part for part, names in PARTS.items() if not all(
+        torch.equal(p, before[name]) for name, p in model.named_parameters() if name.split(".")[-1] in names)]
+    say("the freezing cell omits freeze_pos", error_of(notebook_freeze, cell), ", ".join(learned),
+        "what is still learned with E, QKV and U frozen")
+
+    single = LowRank(vocab_size=N, n_embd=setup.n_embd, order=law.order)
+    say("LowRank called in an old order", error_of(notebook_low_rank, N, setup.n_embd, law.order, law.order, law),
+        f"W_E {tuple(single.wte.weight.shape)}", "the scaling cell's call; ours, by name")
 
     ranked = rank_law([10, 10], 10, 5, False, seed)[0]
     shifted = top_span(ranked, 5) + 1.0  # softmax cannot tell it from the span itself
@@ -74,6 +85,24 @@ def faults(setup: Setup, options: Options) -> dict:
         f"of a perfect model; the first cannot exceed {scores.ceiling.item():.3f}")
     write_csv(options.path("faults.csv"), rows)
     return {"rows": rows}
+
+
+def error_of(call: Callable, *arguments) -> str:
+    """The type and the message of the error that the call ends in; "none" if it does not."""
+    try:
+        call(*arguments)
+    except (KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "none"
+
+
+def notebook_freeze(freezer: dict[str, bool]) -> list[str]:
+    """How the notebook's models read what to freeze, rebuilt: one entry for each part, positions among them."""
+    return [part for part in ("E", "pos", "QKV", "O", "U") if freezer[f"freeze_{part}"]]
+
+
+def notebook_low_rank(d: int, N: int, context_window: int, pi: Law) -> None:
+    """The arguments of the notebook's low-rank model, rebuilt from all its calls but the scaling cell's."""
 
 
 def notebook_mean(values: list[float]) -> float:
@@ -93,7 +122,7 @@ def notebook_attention_map(model: Transformers) -> torch.Tensor:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Speed
+# The notebook's models and its loop: what tests and `projects/benchmark/run.py ngram` hold ours against
 
 
 class OneTransformer(nn.Module):
@@ -144,38 +173,3 @@ def one_at_a_time(model: nn.Module, law: Law, batch_size: int, steps: int) -> fl
         optimizer.zero_grad()
         loss.item(), accuracy.item()
     return steps / (time.perf_counter() - started)
-
-
-def speed(setup: Setup, options: Options, quick: bool = False) -> dict:
-    """Model-steps a second: one model at a time in the notebook's way, and ours in ensembles, in turns in this process.
-
-    Both take the same step: a batch of the same size, against one sampled token each.
-    """
-    law, rows = setup.make_law(options.seed), []
-    steps, turns, sizes = (4, 1, (1, 8)) if quick else (100, 3, (1, 16, 64))
-
-    def ours(make, M: int) -> float:
-        model, count = make(M), max(4, steps // max(1, M // 4))
-        objective = Objective(law, "next", list(range(M)), setup.batch_size)
-        train(model, objective, TrainingConfig(2))
-        started = time.perf_counter()
-        train(model, objective, TrainingConfig(count))
-        return count * M / (time.perf_counter() - started)
-
-    kinds = {
-        "LowRank": (lambda: OneLowRank(setup.vocab_size, setup.n_embd),
-                    lambda M: LowRanks(setup.vocab_size, setup.n_embd, 3, list(range(M)))),
-        f"transformer, {setup.n_parallel} heads": (
-            lambda: OneTransformer(setup.vocab_size, setup.n_embd, setup.n_parallel, 3),
-            lambda M: Transformers(setup.model, list(range(M)))),
-    }
-    for name, (one, many) in kinds.items():
-        turn = [(one_at_a_time(one(), law, setup.batch_size, steps), *(ours(many, M) for M in sizes))
-                for _ in range(turns)]
-        medians = np.median(turn, axis=0)
-        ensembles = {f"ours, {M}": round(median) for M, median in zip(sizes, medians[1:])}
-        rows.append({"model": name, "notebook's way": round(medians[0]), **ensembles,
-                     "times": round(max(medians[1:]) / medians[0], 1)})
-        print(f"{name}: one at a time {medians[0]:.0f} steps/s; ours " +
-              ", ".join(f"{m:.0f} with M = {M}" for M, m in zip(sizes, medians[1:])) + f"; {rows[-1]['times']} times")
-    return {"rows": rows, "threads": torch.get_num_threads()}

@@ -29,8 +29,9 @@ def heat(axes, values, centre: bool = False, **options):
 
 
 def colour_bar(image, axes, label: str) -> None:
-    """The scale beside a heat map."""
-    axes[0].figure.colorbar(image, ax=list(axes), label=label, shrink=0.85)
+    """The scale beside a heat map, its label on top, where it meets no neighbour's."""
+    bar = axes[0].figure.colorbar(image, ax=list(axes), shrink=0.85)
+    bar.ax.set_title(label, fontsize=9, loc="left")
 
 
 def smooth(losses: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,30 +77,35 @@ def plot_settings(path: Path, names: list[str], divergence: torch.Tensor, label:
         axes.legend(fontsize=8)
 
 
-def plot_attention(path: Path, maps: torch.Tensor, values: torch.Tensor, seen: list[torch.Tensor]) -> None:
-    """The maps (H, N, N) of one model, of the tokens that occur, and the singular values (M, H, N) of all."""
+def plot_attention(path: Path, maps: torch.Tensor, comes: torch.Tensor, values: torch.Tensor) -> None:
+    """The maps (H, first, second) of one model, pairs that never come faded, and the singular values (M, H, first)."""
     heads = len(maps)
-    with figure(path, width=3.2 * heads + 3.4, height=3.6, columns=heads + 1) as axes:
+    with figure(path, width=3.2 * heads + 3.6, height=3.8, columns=heads + 1) as axes:
         for head in range(heads):
-            image = heat(axes[head], maps[head][seen[0]][:, seen[1]], aspect="auto")
-            axes[head].set(title=f"head {head}", xlabel="second token", ylabel="first token" if head == 0 else None)
-        colour_bar(image, axes[:heads], "attention to the first token")
+            image = heat(axes[head], maps[head], aspect="auto", alpha=torch.where(comes, 1.0, 0.2).numpy())
+            axes[head].set(title=f"head {head}", xlabel=f"second token (number of {comes.size(1)})",
+                           ylabel=f"first token (number of {comes.size(0)})" if head == 0 else None)
+        axes[0].set_title(f"head 0 (faded: {(~comes).sum()} of {comes.numel()} pairs,\nwhich never come)", fontsize=10)
+        colour_bar(image, axes[:heads], "attention\nto first")
+        count = min(12, values.size(-1))
         for head in range(heads):
-            for i, row in enumerate(values[:, head, :12]):
-                axes[-1].plot(range(1, 1 + len(row)), row, "o-", ms=3, color=PALETTE[head], alpha=0.7,
+            for i, row in enumerate(values[:, head, :count]):
+                axes[-1].plot(range(1, 1 + count), row, "o-", ms=3, color=PALETTE[head], alpha=0.7,
                               label=f"head {head}" if i == 0 else None)
-        axes[-1].set(title=f"Singular values, {len(values)} seeds", xlabel="number", ylabel="singular value",
-                     xticks=range(1, 13, 2), yscale="log")
+        axes[-1].set(title=f"Singular values of these maps,\n{len(values)} seeds", xlabel="number",
+                     ylabel="singular value", xticks=range(1, count + 1, 2), ylim=(0, None))
         axes[-1].legend(fontsize=8)
 
 
-def plot_contributions(path: Path, parts, solo, group, answers, seen, lm_head) -> None:
-    """One model: the lead of the right token by head and together; one context in full, and W_U W_U^T."""
-    contexts = seen.nonzero()[:, 0]
-    order = contexts[group[0, contexts].argsort(descending=True)]
+def plot_contributions(path: Path, parts, solo, group, answers, contexts, lm_head) -> None:
+    """One model: the lead of the right token by head and together; one context in full, and W_U W_U^T.
+
+    parts, solo, group, answers   of the contexts that come, whose numbers are `contexts`
+    """
+    order = group[0].argsort(descending=True)
     heads, N = solo.size(2), parts.logits.size(-1)
     example = order[len(order) // 2].item()
-    first, second = divmod(example, N)
+    first, second = divmod(contexts[example].item(), N)
     gram = lm_head @ lm_head.T
     with figure(path, width=11, height=7.4, rows=2, columns=3) as axes:
         for head in range(min(heads, 2)):
@@ -108,6 +114,7 @@ def plot_contributions(path: Path, parts, solo, group, answers, seen, lm_head) -
         axes[0, 2].bar(range(len(order)), group[0, order].numpy(), 1.0, color=COLORS["green"])
         axes[0, 2].set(title="all heads together")
         for ax in axes[0]:
+            ax.sharey(axes[0, 0])
             ax.set(xlabel="context, by the joint lead")
             ax.axhline(0, color="black", lw=0.8)
         axes[0, 0].set_ylabel("lead of the right token (logits)")
@@ -115,14 +122,13 @@ def plot_contributions(path: Path, parts, solo, group, answers, seen, lm_head) -
         image = heat(axes[1, 0], table, True, aspect="auto")
         axes[1, 0].set_xticks(range(heads + 1), [f"head {h}" for h in range(heads)] + ["all"])
         axes[1, 0].set(title=f"Logits after ({first}, {second}), followed by {answers[example].item()}", ylabel="token")
-        colour_bar(image, axes[1, :1], "contribution")
+        colour_bar(image, axes[1, :1], "logit")
         image = heat(axes[1, 1], gram, True)
         axes[1, 1].set(title=r"$W_U W_U^T$", xlabel="token", ylabel="token")
         colour_bar(image, axes[1, 1:2], "product")
         image = heat(axes[1, 2], gram * parts.tokens[0, example].sum(0), True)
         axes[1, 2].set(title="The same times the written coordinates:\nrows add up to the logits",
-                       xlabel="coordinate (token)",
-                       ylabel="logit of token")
+                       xlabel="coordinate (token)", ylabel="logit of token")
         colour_bar(image, axes[1, 2:], "product")
         for ax in axes[1]:
             ax.set_yticks(range(N))
@@ -133,7 +139,7 @@ def plot_contributions(path: Path, parts, solo, group, answers, seen, lm_head) -
 def plot_superposition(path: Path, shown: dict, answers: torch.Tensor, tokens: torch.Tensor) -> None:
     """Products of tokens' and of contexts' vectors, and cosines of each context with its token."""
     order = answers.argsort(stable=True)
-    with figure(path, width=12.5, height=7.6, rows=2, columns=4) as axes:
+    with figure(path, width=13.5, height=6.8, rows=2, columns=4) as axes:
         for row, name in enumerate(("LowRank", "transformer")):
             U, E, towards = shown[name]
             image = heat(axes[row, 0], U @ U.T, True)
@@ -143,19 +149,22 @@ def plot_superposition(path: Path, shown: dict, answers: torch.Tensor, tokens: t
             image = heat(axes[row, 1], (direction @ direction.T)[order][:, order], True)
             axes[row, 1].set(title=f"{name}: contexts,\nby likeliest token", xlabel="context", ylabel="context")
             colour_bar(image, axes[row, 1:2], "cosine")
-            axes[row, 2].hist(towards.flatten().numpy(), np.linspace(-1, 1, 41), color=COLORS["blue"])
-            axes[row, 2].set(title=f"{name}: a context and\nits likeliest token, {len(towards)} seeds", xlabel="cosine",
-                             ylabel="contexts")
+            least = towards.min().item()
+            axes[row, 2].hist(towards.flatten().numpy(), np.linspace(least, 1, 31), color=COLORS["blue"])
+            axes[row, 2].set(title=f"{name}: a context and\nits likeliest token, {len(towards)} seeds",
+                             xlabel="cosine (note the range)", ylabel="contexts", box_aspect=1)
         U, E, towards = shown["optimum"]
         image = heat(axes[0, 3], U @ U.T, True)
-        axes[0, 3].set(title="Optimum: tokens\n" r"$W_U W_U^T$, centred", xlabel="token", ylabel="token")
+        axes[0, 3].set(title="best found: tokens\n" r"$W_U W_U^T$, centred", xlabel="token", ylabel="token")
         colour_bar(image, axes[0, 3:], "product")
         image = heat(axes[1, 3], tokens @ tokens.T, True)
         half = len(tokens) // 2
-        axes[1, 3].set(title="transformer: inputs\n" r"$(W_E + pos)(W_E + pos)^T$", xlabel="token at positions 0, 1",
-                       ylabel="token")
-        axes[1, 3].set_xticks([0, half], ["0", "0"])
-        axes[1, 3].set_yticks([0, half], ["0", "0"])
+        axes[1, 3].set(title="transformer: inputs\n" r"$(W_E + pos)(W_E + pos)^T$",
+                       xlabel="token at position 0 | at position 1", ylabel="token at 1 | at 0")
+        ticks = range(0, len(tokens), max(1, half // 5))
+        for axis, line in ((axes[1, 3].xaxis, axes[1, 3].axvline), (axes[1, 3].yaxis, axes[1, 3].axhline)):
+            axis.set_ticks(ticks, [str(tick % half) for tick in ticks], fontsize=8)
+            line(half - 0.5, color="black", lw=0.8)
         colour_bar(image, axes[1, 3:], "product")
         for ax in (axes[0, 0], axes[1, 0], axes[0, 3]):
             ax.set(xticks=range(len(U)), yticks=range(len(U)))
@@ -189,10 +198,10 @@ def plot_closed_form(path: Path, table: dict[str, list[float]], transposed: list
 
 
 def plot_optimum(path: Path, rows: list[dict], steps: int, seeds: int) -> None:
-    """Adam against the optimum, for each law."""
+    """Adam against the best found, for each law."""
     with figure(path, width=7, height=3.6) as axes:
         for place, row in enumerate(rows):
-            names = (f"Adam, {steps:,} steps, {seeds} seeds", "optimum", "random") if place == 0 else (None,) * 3
+            names = (f"Adam, {steps:,} steps, {seeds} seeds", "best found", "random") if place == 0 else (None,) * 3
             axes.plot(row["adam"], [place] * len(row["adam"]), "o", color=COLORS["orange"], label=names[0])
             axes.plot(row["optimum"], place, "|", color=COLORS["green"], ms=18, mew=3, label=names[1])
             axes.plot(row["random"], place, "x", color=COLORS["red"], label=names[2])
@@ -203,40 +212,54 @@ def plot_optimum(path: Path, rows: list[dict], steps: int, seeds: int) -> None:
 
 
 NICE = {"vocab_size": "tokens N", "n_embd": "width d", "n_parallel": "parallel heads",
-        "n_head": "heads of a module, d = 6",
-        "n_layer": "layers", "width": "MLP width", "depth": "MLP depth, width 16"}
+        "n_head": "heads of a module, d = 6", "n_layer": "layers", "width": "MLP width",
+        "depth": "MLP depth, width 16", "fall": "fall of the token's law, ln(1/alpha)"}
 
 
 def plot_scaling(path: Path, rows: list[dict], fits: dict, seeds: int) -> None:
-    """Divergence against each number of the shape, a line for each law, with the fitted exponent."""
-    sweeps = list(fits)
-    columns = min(4, len(sweeps))
-    lines = math.ceil(len(sweeps) / columns)
-    with figure(path, width=3.2 * columns, height=3.1 * lines, rows=lines, columns=columns, squeeze=False) as grid:
+    """What the divergence exceeds the optimum by, against each number of the shape, with the fit and its exponent."""
+    sweeps, columns = list(fits), 3
+    lines = math.ceil((len(sweeps) + 1) / columns)  # one place more, for the legend
+    with figure(path, width=3.6 * columns, height=3.1 * lines, rows=lines, columns=columns) as grid:
         for ax, sweep in zip(grid.flat, sweeps):
             chosen = [row for row in rows if row["sweep"] == sweep]
-            laws = sorted({(row["alpha_1"], row["alpha_2"]) for row in chosen})
-            values = sorted({row["value"] for row in chosen})
-            for law, color in zip(laws, PALETTE):
-                cells = [[row for row in chosen if (row["alpha_1"], row["alpha_2"]) == law and row["value"] == value]
-                         for value in values]
-                band(ax, values, [[row["divergence"] for row in cell] for cell in cells], color, f"{law[0]}, {law[1]}",
-                     marker="o", ms=3, lw=1)
-                ax.plot(values, [cell[0]["optimum"] for cell in cells], color=color, ls=":", lw=1)
-            fit = fits[sweep]
-            ax.set(ylim=(0.3 * min(row["divergence"] for row in chosen), None),
-                   xscale="log", yscale="log", xlabel=NICE[sweep],
-                   title=f"exponent {fit.exponent:.2f} [{fit.low:.2f}, {fit.high:.2f}]")
-            ax.set_xticks(values, [str(value) for value in values])
+            x = np.array([row["value"] for row in chosen])
+            excess = np.array([row["divergence"] - row["optimum"] for row in chosen])
+            values = sorted(set(x))
+            ax.set(xscale="log", yscale="log", xlabel=NICE[sweep], title="no fit: an excess is not positive")
+            if sweep == "fall":  # a thin line for each shape
+                names = ("N", "d", "n_layer", "para", "n_head", "width", "depth")
+                shapes = [tuple(row[name] for name in names) for row in chosen]
+                for shape in dict.fromkeys(shapes):
+                    here = np.array([shape == other for other in shapes])
+                    ax.plot(values, [excess[here & (x == value)].mean() for value in values], color=COLORS["grey"],
+                            lw=0.6, alpha=0.7)
+                ax.set_xticks(values, [f"{value:.2f}" for value in values])
+            else:
+                laws = [(row["alpha_1"], row["alpha_2"]) for row in chosen]
+                optima = np.array([row["optimum"] for row in chosen])
+                for law, color in zip(sorted(set(laws)), PALETTE):
+                    here = np.array([law == other for other in laws])
+                    band(ax, values, [excess[here & (x == value)] for value in values], color, f"{law[0]}, {law[1]}",
+                         marker="o", ms=3, lw=1)
+                    ax.plot(values, [optima[here & (x == value)][0] for value in values], color=color, ls=":", lw=1)
+                ax.set_xticks(values, [str(int(value)) for value in values])
+            fit = fits[sweep].get("excess")
+            if fit:
+                middle = np.log(excess).mean() - fit.exponent * np.log(x).mean()
+                ax.plot(values, np.exp(middle) * np.array(values) ** fit.exponent, color="black", ls="--", lw=1.8)
+                ax.set_title(f"exponent {fit.exponent:.2f} [{fit.low:.2f}, {fit.high:.2f}]")
             ax.minorticks_off()
         for ax in grid[:, 0]:
-            ax.set_ylabel("divergence (nats)")
+            ax.set_ylabel("excess divergence (nats)")
         for ax in list(grid.flat)[len(sweeps) :]:
             ax.axis("off")
         handles, labels = grid[0, 0].get_legend_handles_labels()
-        place = list(grid.flat)[len(sweeps)] if len(sweeps) < grid.size else grid[0, 0]
-        place.legend(handles, labels, title=f"alphas of context, token\nband: {seeds} seeds\ndotted: best of rank d",
-                     fontsize=8, title_fontsize=8, loc="center" if len(sweeps) < grid.size else "best")
+        title = ("divergence less that of the best of rank d;\n"
+                 f"a line for each law, alphas of context, token;\nband: {seeds} seeds\n"
+                 "dotted: the divergence of the best itself\nblack: fitted power of the excess\n"
+                 "grey, last panel: a line for each shape")
+        list(grid.flat)[len(sweeps)].legend(handles, labels, title=title, fontsize=8, title_fontsize=8, loc="center")
 
 
 def plot_memorization(path: Path, rows: list[dict], published: dict, N: int, associations: int, bound,

@@ -41,6 +41,15 @@ class Contributions:
     logits: Tensor  # (M, R, H, N): what that adds to the logits, of mean 0
     tokens: Tensor  # (M, R, H, N): coordinates a with a . W_U = written, the shortest such
 
+    def of(self, contexts: Tensor) -> "Contributions":
+        """Those of some contexts, given as a mask (R,) or as numbers."""
+        return Contributions(self.written[:, contexts], self.logits[:, contexts], self.tokens[:, contexts])
+
+    def shifted(self, by: int) -> "Contributions":
+        """Head h with what it writes h * `by` contexts further on: heads that do not know of each other's context."""
+        return Contributions(*(torch.stack([part[:, :, h].roll(h * by, 1) for h in range(part.size(2))], 2)
+                               for part in (self.written, self.logits, self.tokens)))
+
     def lead(self, answers: Tensor) -> tuple[Tensor, Tensor]:
         """By how much the logit of answers[c] exceeds the largest other, from each head alone and from all together.
 
@@ -53,10 +62,15 @@ class Contributions:
 
         return ahead(self.logits), ahead(self.logits.sum(2))
 
+    def only_together(self, answers: Tensor) -> Tensor:
+        """Share of the contexts in which the right token leads in the sum of the heads and in none alone, (M,)."""
+        solo, group = self.lead(answers)
+        return ((group > 0) & ~(solo > 0).any(-1)).double().mean(1)
+
 
 @torch.no_grad()
 def head_contributions(model: Transformers, layer: int = 0) -> Contributions:
-    """The contributions of the heads of `layer` after every context."""
+    """The contributions of the heads of `layer` after every context, on the CPU."""
     idx = all_contexts(model.vocab_size, model.order).to(model.wte.device)
     with record(model, f"h.{layer}.attn.head_out") as seen:
         model(idx)
@@ -64,7 +78,7 @@ def head_contributions(model: Transformers, layer: int = 0) -> Contributions:
     unembedding = model.lm_head - model.lm_head.mean(1, keepdim=True)
     logits = torch.einsum("mrhc,mvc->mrhv", written, unembedding)
     tokens = torch.einsum("mrhc,mcv->mrhv", written, torch.linalg.pinv(model.lm_head))
-    return Contributions(written, logits, tokens)
+    return Contributions(written.cpu(), logits.cpu(), tokens.cpu())
 
 
 @torch.no_grad()

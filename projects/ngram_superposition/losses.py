@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mingpt.low_rank import context_index
 from projects.ngram_superposition.distributions import Law
 
 OBJECTIVES = ("exact", "full", "next")
@@ -121,7 +120,7 @@ class Scores:
 def evaluate(model, laws: Law | Sequence[Law]) -> Scores:
     """Exact scores, in float64, of an ensemble whose model i learns laws[i], or the one law."""
     laws = [laws] if isinstance(laws, Law) else laws
-    return score_logits(model.context_logits().double().cpu(), laws)
+    return score_logits(model.context_logits().cpu().double(), laws)
 
 
 def score_logits(logits: Tensor, laws: Sequence[Law]) -> Scores:
@@ -135,21 +134,3 @@ def score_logits(logits: Tensor, laws: Sequence[Law]) -> Scores:
         rows.append([divergence, (law.contexts * (said >= best)).sum(), (law.contexts * said).sum(),
                      (law.contexts * best).sum()])
     return Scores(*torch.tensor(rows, dtype=torch.float64).T)
-
-
-def sequence_divergence(logits: Tensor, idx: Tensor, law: Law, next_token: bool) -> Tensor:
-    """The divergence on sampled sequences, of any length from n on.
-
-    logits (M, B, T, N) of a model that read idx (B, T): those at positions n-2 to T-2 are predictions of tokens n-1 to
-    T-1. Against the sampled token (`next_token`) or the true conditional. Returns (M,), nats.
-    """
-    n, T = law.order, idx.size(1)
-    if T < n:
-        raise ValueError(f"idx has {T} tokens, shorter than the {n} of an n-gram of this law")
-    log_q = logits[:, :, n - 2 : -1].log_softmax(-1)
-    if next_token:
-        drawn = idx[None, :, n - 1 :, None].expand(len(logits), -1, -1, -1)
-        return -log_q.gather(-1, drawn).flatten(1).mean(1) - law.entropy()
-    contexts = context_index(idx[:, :-1].unfold(1, n - 1, 1), law.vocab_size)
-    rows = law.conditional.to(log_q.dtype)[contexts]  # (B, T - n + 1, N)
-    return -(rows * log_q).sum(-1).flatten(1).mean(1) - law.entropy()

@@ -1,4 +1,4 @@
-"""The least divergence that a table of logits of rank d can have from a law: what no training run can beat.
+"""The best table of logits of rank d for a law, as far as a deterministic solver finds it.
 
 The problem: minimise over W_E (R, d) and W_U (N, d)
 
@@ -12,8 +12,9 @@ row,
     W_U[v]:  sum over c of p(c) q_c[v] (1 - q_c[v]) W_E[c] W_E[c]^T,
 
 from the best rank-d approximation of the log-probabilities in least squares, and from random starts; the best end
-counts. All starts, and all laws of one shape, are solved at once along a leading axis. Large problems are solved in
-float32 first, which is twice as fast, and then go on in float64.
+counts. It is the best found, not proven to be the optimum: a start that was not tried could end lower. All starts, and
+all laws of one shape, are solved at once along a leading axis. Large problems are solved in float32 first, which is
+twice as fast, and then go on in float64.
 
 Where the law has zeros, the least divergence may be approached only as logits grow without bound; the solver then stops
 where it no longer gains.

@@ -14,9 +14,9 @@
     subspace            span(W_U) and the strongest directions of the law
     closed_form         trained, closed-form and least-squares embeddings
     memorization        how many associations heads can store, beside the published numbers
-    optimum             how far Adam stays from the best logits of a rank
+    optimum             how far Adam stays from the best logits of a rank that were found
+    large_optimum       the solver on a hundred tokens: its time, and what four times the steps would gain
     faults              what the study's notebook gets wrong, in numbers
-    speed               model-steps a second, one at a time and many at once
 
 Each has its own defaults, and takes the flags that it uses: `run.py EXPERIMENT --max_iters 100 --n_embd 3`.
 """
@@ -29,7 +29,7 @@ from mingpt.utils import keep_freed_memory, one_line_errors, write_json
 from projects.ngram_superposition import experiments, faults, scaling
 from projects.ngram_superposition.settings import Options, Setup
 
-LAW = dict(law="geometric", alphas="1,1,1")
+LAW = dict(law="geometric", alphas="1,1,1", peak=0.95, rank=0)
 MODEL = dict(n_layer=1, n_head=1, width=0, depth=1)
 SAMPLED = dict(objective="next", max_iters=5000, learning_rate=1e-3)
 
@@ -63,7 +63,8 @@ EXPERIMENTS = {  # name -> its function, its settings (no others can be given), 
         dict(vocab_size=6, nb_tokens="6,3,1", n_embd=3)),
     "superposition": (
         experiments.superposition,
-        dict(vocab_size=10, n_embd=5, n_parallel=5, **MODEL, **SAMPLED, batch_size=512),
+        dict(vocab_size=10, n_embd=5, n_parallel=5, **MODEL, **{**LAW, "law": "peaked"}, nb_tokens="all", **SAMPLED,
+             batch_size=512),
         dict(vocab_size=6, n_embd=3)),
     "subspace": (
         experiments.subspace,
@@ -82,17 +83,17 @@ EXPERIMENTS = {  # name -> its function, its settings (no others can be given), 
         experiments.optimum,
         dict(vocab_size=10, n_embd=5, **{**SAMPLED, "max_iters": 4000}, batch_size=512),
         dict(vocab_size=6, n_embd=3)),
+    "large_optimum": (
+        experiments.large_optimum,
+        dict(vocab_size=100, n_embd=10, **{**LAW, "alphas": "0.9,0.9,0.6"}, nb_tokens="all", max_iters=150),
+        dict(vocab_size=6, n_embd=3)),
     "faults": (
         faults.faults,
         dict(vocab_size=10, n_embd=5, n_parallel=5, **MODEL, **LAW, nb_tokens="10,10,1",
              **{**SAMPLED, "max_iters": 2000}, batch_size=512),
         dict()),
-    "speed": (
-        faults.speed,
-        dict(vocab_size=10, n_embd=5, n_parallel=5, **LAW, nb_tokens="10,10,10", batch_size=512),
-        dict()),
 }
-HAS_QUICK = {"scaling", "memorization", "speed"}  # those with shorter lists of settings, too
+HAS_QUICK = {"scaling", "memorization"}  # those with shorter lists of settings, too
 
 
 def run(name: str, given: dict, options: Options, quick: bool) -> dict:

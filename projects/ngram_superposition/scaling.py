@@ -93,18 +93,9 @@ def scaling(setup: Setup, options: Options, quick: bool = False) -> dict:
                                  "optimum": best[i], "random": laws_of[config.vocab_size][i].random_divergence()})
         print(f"  {sweep}: done after {time.perf_counter() - started:.0f} s", flush=True)
     write_csv(options.path("scaling.csv"), rows)
-    fits = {}
-    for sweep in sweeps:
-        chosen = [row for row in rows if row["sweep"] == sweep]
-        groups = [(row["alpha_1"], row["alpha_2"]) for row in chosen]
-        values = [row["value"] for row in chosen]
-        fits[sweep] = {"divergence": fit_power_law(values, [row["divergence"] for row in chosen], groups)}
-        excess = [row["divergence"] - row["optimum"] for row in chosen]
-        if min(excess) > 0:
-            fits[sweep]["excess"] = fit_power_law(values, excess, groups)
-    plot_scaling(options.path("scaling.png"), rows, {name: fit["divergence"] for name, fit in fits.items()},
-                 options.seeds)
-    print(f"{'':12}{'exponent of the divergence':>30}{'of what it exceeds the optimum by':>38}")
+    fits = fit_sweeps(rows)
+    plot_scaling(options.path("scaling.png"), rows + fall_rows(rows), fits, options.seeds)
+    print(f"{'':12}{'exponent of the divergence':>30}{'of what it exceeds the best found by':>38}")
     for sweep, fit in fits.items():
         print(f"{sweep:12}" + "".join(f"{f.exponent:>{w}.2f} [{f.low:.2f}, {f.high:.2f}]"
                                        for f, w in ((fit["divergence"], 16), (fit.get("excess"), 24)) if f))
@@ -113,6 +104,34 @@ def scaling(setup: Setup, options: Options, quick: bool = False) -> dict:
     print(f"{settings} settings x {options.seeds} seeds in {seconds:.0f} s")
     return {"settings": settings, "models": settings * options.seeds, "seconds": round(seconds, 1),
             "fits": {sweep: {name: vars(f) for name, f in fit.items()} for sweep, fit in fits.items()}}
+
+
+SHAPE = ("N", "d", "n_layer", "para", "n_head", "width", "depth")
+
+
+def fall_rows(rows: list[dict]) -> list[dict]:
+    """The same models, each once, as a sweep over how steeply the last token's law falls, ln(1/alpha_2) a rank."""
+    models = {tuple(row[name] for name in (*SHAPE, "alpha_1", "alpha_2", "seed")): row for row in rows}
+    return [{**row, "sweep": "fall", "value": -math.log(row["alpha_2"])} for row in models.values()]
+
+
+def fit_sweeps(rows: list[dict]) -> dict[str, dict[str, Fit]]:
+    """Power laws for each sweep, and for "fall": of the divergence, and of its excess over the best of the rank.
+
+    The independent units are the laws, and for "fall", which has all laws at every point, the shapes. There is no fit
+    of an excess that somewhere is not positive.
+    """
+    rows, fits = rows + fall_rows(rows), {}
+    for sweep in dict.fromkeys(row["sweep"] for row in rows):
+        chosen = [row for row in rows if row["sweep"] == sweep]
+        unit = SHAPE if sweep == "fall" else ("alpha_1", "alpha_2")
+        groups = [tuple(row[name] for name in unit) for row in chosen]
+        values = [row["value"] for row in chosen]
+        fits[sweep] = {"divergence": fit_power_law(values, [row["divergence"] for row in chosen], groups)}
+        excess = [row["divergence"] - row["optimum"] for row in chosen]
+        if min(excess) > 0:
+            fits[sweep]["excess"] = fit_power_law(values, excess, groups)
+    return fits
 
 
 def run_shape(config: TransformerConfig, laws: list[Law], setup: Setup, options: Options):

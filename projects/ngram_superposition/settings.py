@@ -8,13 +8,16 @@ from typing import Annotated
 import torch
 
 from mingpt.utils import pick_device
-from projects.ngram_superposition.distributions import Law, geometric_law, power_law, zipf_law
+from projects.ngram_superposition.distributions import (Law, almost_rank_law, first_positions_law, geometric_law,
+                                                        peaked_law, power_law, rank_law, zipf_law)
 from projects.ngram_superposition.losses import OBJECTIVES, Objective
 from projects.ngram_superposition.training import TrainingConfig
 from projects.ngram_superposition.transformer import Ensemble, Transformers, TransformerConfig
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-LAWS = ("geometric", "power", "zipf")
+RANKED_LAWS = ("geometric", "power", "zipf")  # the rows of a table are the same numbers in random orders
+FULL_LAWS = ("peaked", "balanced", "rank", "aligned_rank", "almost_rank", "first_positions")  # no token is impossible
+LAWS = (*RANKED_LAWS, *FULL_LAWS)
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Options:
     out: Annotated[str, "folder for everything that is written"] = "out/ngram_superposition"
     seed: Annotated[int, "decides the laws; models count on from it"] = 2222
     seeds: Annotated[int, "models of each setting, each with its own start and its own batches"] = 3
-    device: Annotated[str, "auto, cpu, cuda, cuda:1, mps"] = "cpu"
+    # Not auto: batches and optima are computed on the CPU whatever this says, and nothing was measured elsewhere.
+    device: Annotated[str, "where models train: auto, cpu, cuda, cuda:1, mps"] = "cpu"
     dtype: Annotated[str, "float32 or float64"] = "float32"
 
     def __post_init__(self):
@@ -60,9 +64,13 @@ class Setup:
     n_head: Annotated[int, "heads of a module"] = 1
     width: Annotated[int, "hidden units of the MLP; 0: no MLP"] = 0
     depth: Annotated[int, "hidden layers of the MLP"] = 1
-    law: Annotated[str, "geometric, power or zipf: how probabilities fall with rank"] = "geometric"
-    alphas: Annotated[str, "the rate of the fall in each table, e.g. 1,1,0.6"] = "1,1,1"
-    nb_tokens: Annotated[str, "tokens with a probability above 0 in each row of each table, e.g. 40,40,1"] = "10,10,1"
+    law: Annotated[str, ", ".join(LAWS)] = "geometric"
+    alphas: Annotated[str, "how fast probabilities fall in each table of a geometric or power law, e.g. 1,1,0.6"] = \
+        "1,1,1"
+    nb_tokens: Annotated[str, "tokens with a probability above 0 in each row of each table, e.g. 40,40,1; all: all of "
+                              "them, in as many tables as there are alphas"] = "10,10,1"
+    peak: Annotated[float, "probability of the likeliest token in a peaked or balanced law"] = 0.95
+    rank: Annotated[int, "of the logits in a law that has a rank; 0: n_embd"] = 0
     objective: Annotated[str, "exact, full or next: all contexts, or drawn ones against the law or one token"] = "next"
     max_iters: Annotated[int, "steps of training"] = 5000
     batch_size: Annotated[int, "sampled sequences in a step"] = 512
@@ -82,7 +90,8 @@ class Setup:
 
     @property
     def counts(self) -> list[int]:
-        return numbers(self.nb_tokens, "nb_tokens", int)
+        return [self.vocab_size] * len(self.rates) if self.nb_tokens == "all" else \
+            numbers(self.nb_tokens, "nb_tokens", int)
 
     @property
     def rates(self) -> list[float]:
@@ -98,9 +107,21 @@ class Setup:
         return TrainingConfig(self.max_iters, self.learning_rate)
 
     def make_law(self, seed: int) -> Law:
+        N, counts, rank = self.vocab_size, self.counts, self.rank or self.n_embd
         if self.law == "zipf":
-            return zipf_law(self.counts, self.vocab_size, seed)
-        return (geometric_law if self.law == "geometric" else power_law)(self.rates, self.counts, self.vocab_size, seed)
+            return zipf_law(counts, N, seed)
+        if self.law in RANKED_LAWS:
+            return (geometric_law if self.law == "geometric" else power_law)(self.rates, counts, N, seed)
+        if counts[-1] != N:
+            raise ValueError(f"--nb_tokens ends in {counts[-1]}; a {self.law} law makes all tokens possible at the "
+                             f"end, so it must end in {N}, or be all")
+        if self.law in ("peaked", "balanced"):
+            return peaked_law(counts[:-1], N, self.peak, 0, seed, self.law == "balanced")
+        if self.law in ("rank", "aligned_rank"):
+            return rank_law(counts[:-1], N, rank, self.law == "aligned_rank", seed)[0]
+        if self.law == "almost_rank":
+            return almost_rank_law(counts[:-1], N, rank, False, seed)
+        return first_positions_law(counts[:-1], N, rank, seed)
 
     def transformers(self, options: Options, skips=None, repeats: int = 1) -> Transformers:
         """`repeats` settings, each with the options' seeds."""
