@@ -3,6 +3,7 @@
     python projects/benchmark/run.py                       all that is timed: half an hour
     python projects/benchmark/run.py training generation   some of it; results of the rest, in --out, are kept
     python projects/benchmark/run.py quality               does bfloat16 cost anything? 1,000 steps, 3 seeds
+    python projects/benchmark/run.py cuda --compile        on a GPU: a training step of GPT-2
     python projects/benchmark/run.py report                the tables and the figure again, from --out
     python projects/benchmark/run.py --quick               shows that everything runs, and measures nothing
 
@@ -33,7 +34,10 @@ TOPICS = {  # what run.py measures by itself, and what with
     "mechanism": "heads of a GPT-2 scored and edited, beside transformers, deep copies and full decompositions",
     "startup": "imports and --help",
 }
-ON_REQUEST = {"quality": "bfloat16's loss beside float32's"}
+ON_REQUEST = {
+    "quality": "bfloat16's loss beside float32's",
+    "cuda": "a training step of GPT-2 on a CUDA GPU, beside nanoGPT's way",
+}
 
 
 def measure(topic: str, out: Path, options: dict) -> None:
@@ -94,7 +98,7 @@ def main() -> None:
     parser.add_argument("--out", default="out/benchmark", metavar="DIR", help="folder for everything that is written")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, for seconds")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of each comparison; fewer where one takes a minute")
-    parser.add_argument("--compile", action="store_true", help="training: also ours under torch.compile")
+    parser.add_argument("--compile", action="store_true", help="training: also ours under torch.compile; cuda: both")
     parser.add_argument("--vocab", metavar="DIR", help="tokenizer: folder with GPT-2's vocab.json and merges.txt")
     args = parser.parse_args()
     with one_line_errors():
@@ -106,7 +110,7 @@ def main() -> None:
         topics = [topic for topic in args.topics if topic != "report"] if args.topics else list(TOPICS)
         if len(topics) == 1:
             options = {"quick": args.quick, "repeats": args.repeats}
-            options |= {"compiled": True} if args.compile and topics == ["training"] else {}
+            options |= {"compiled": True} if args.compile and topics[0] in ("training", "cuda") else {}
             options |= {"vocab": Path(args.vocab)} if args.vocab and topics == ["tokenizer"] else {}
             measure(topics[0], out, options)
         else:
