@@ -106,9 +106,9 @@ def test_passes_without_a_cache_are_summed_over_all_lengths(monkeypatch):
 def test_every_topic_runs(topic, monkeypatch):
     if topic == "tokenizer" and not (REAL_DATA / "gpt2_bpe").exists():
         pytest.skip("GPT-2's vocabulary is not in ../shared/data/gpt2_bpe")
-    if topic == "cuda" and not torch.cuda.is_available():
+    if topic == "gpu" and not torch.cuda.is_available():
         with pytest.raises(ValueError, match="there is no CUDA GPU here"):
-            next(importlib.import_module("projects.benchmark.cuda").measure(quick=True))
+            next(importlib.import_module("projects.benchmark.gpu").measure(quick=True))
         return
     module = importlib.import_module(f"projects.benchmark.{topic}")
     if topic == "startup":  # starting a dozen Pythons takes half a minute

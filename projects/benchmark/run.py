@@ -3,7 +3,7 @@
     python projects/benchmark/run.py                       all that is timed: half an hour
     python projects/benchmark/run.py training generation   some of it; results of the rest, in --out, are kept
     python projects/benchmark/run.py quality               does bfloat16 cost anything? 1,000 steps, 3 seeds
-    python projects/benchmark/run.py cuda --compile        on a GPU: a training step of GPT-2
+    python projects/benchmark/run.py gpu --compile         on a GPU: a training step of GPT-2
     python projects/benchmark/run.py report                the tables and the figure again, from --out
     python projects/benchmark/run.py --quick               shows that everything runs, and measures nothing
 
@@ -36,7 +36,7 @@ TOPICS = {  # what run.py measures by itself, and what with
 }
 ON_REQUEST = {
     "quality": "bfloat16's loss beside float32's",
-    "cuda": "a training step of GPT-2 on a CUDA GPU, beside nanoGPT's way",
+    "gpu": "a training step of GPT-2 on a CUDA GPU, beside nanoGPT's way",
 }
 
 
@@ -70,24 +70,34 @@ def plot(tables: list[Table], path: Path) -> None:
     """How many times as fast as each peer ours is, with the least and the most of the rounds, and the goals."""
     from mingpt.plotting import COLORS, figure
 
-    bars = [(table, name) for table in tables for name, timing in table.timings.items()
-            if table.ours and name != table.ours and not name.startswith("ours, float32") and timing.seconds]
-    with figure(path, width=9, height=1 + 0.27 * len(bars)) as axes:
-        labels = []
-        for y, (table, name) in enumerate(bars):
-            middle, low, high = table.times_as_fast_as(name)
-            axes.barh(y, middle, color=COLORS["blue" if middle >= 1 else "red"], height=0.7)
-            axes.plot([low, high], [y, y], color="black", lw=1)
-            axes.annotate(f" {middle:.3g}", (max(high, middle), y), va="center", fontsize=8)
-            if name in table.goals:
-                axes.plot([table.goals[name]] * 2, [y - 0.45, y + 0.45], color=COLORS["orange"], lw=2.5)
-            labels.append(f"{table.title}  |  {name}")
+    groups = [(table, [name for name, timing in table.timings.items()
+                       if name not in (table.ours, "ours, float32") and timing.seconds]) for table in tables if table.ours]
+    lines = sum(len(names) + 1 for _, names in groups)
+    with figure(path, width=8.5, height=1.2 + 0.2 * lines) as axes:
+        y, ticks = 0, {}
+        for table, names in groups:
+            axes.annotate(table.title, (0.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8, weight="bold")
+            for name in names:
+                y += 1
+                middle, low, high = table.times_as_fast_as(name)
+                axes.barh(y, middle - 1, left=1, color=COLORS["blue" if middle >= 1 else "red"], height=0.75)
+                spread, = axes.plot([low, high], [y, y], color="black", lw=1)
+                axes.annotate(f"  {middle:.3g}", (max(high, middle, table.goals.get(name, 0)), y), va="center", fontsize=8)
+                if name in table.goals:
+                    goal, = axes.plot([table.goals[name]] * 2, [y - 0.42, y + 0.42], color=COLORS["orange"], lw=2.5)
+                    goal.set_label("goal")
+                ticks[y] = name
+            y += 1
+        spread.set_label("slowest to fastest round")
         axes.axvline(1, color="black", lw=0.8)
-        axes.set(xscale="log", yticks=range(len(bars)), xlabel="times as fast as the peer (log scale; black line: least and most "
-                 "of the rounds; orange: goal)", title="Ours beside its peers")
-        axes.set_yticklabels(labels, fontsize=7)
-        axes.invert_yaxis()
-        axes.margins(x=0.12)
+        axes.set(xscale="log", xlabel="ours is so many times as fast (log scale)", title="Ours beside its peers", ylim=(y, -0.8))
+        axes.set_yticks(list(ticks), list(ticks.values()), fontsize=8)
+        numbers = [n for n in (0.5, 1, 2, 5, 10, 20, 50, 100, 200) if axes.get_xlim()[0] <= n <= axes.get_xlim()[1]]
+        axes.set_xticks(numbers, [f"{n:g}" for n in numbers])
+        axes.minorticks_off()
+        axes.margins(x=0.1)
+        handles = dict((handle.get_label(), handle) for handle in axes.lines if not handle.get_label().startswith("_"))
+        axes.figure.legend(handles.values(), handles, ncols=2, loc="outside lower center", fontsize=8)
 
 
 def main() -> None:
@@ -98,7 +108,7 @@ def main() -> None:
     parser.add_argument("--out", default="out/benchmark", metavar="DIR", help="folder for everything that is written")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, for seconds")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of each comparison; fewer where one takes a minute")
-    parser.add_argument("--compile", action="store_true", help="training: also ours under torch.compile; cuda: both")
+    parser.add_argument("--compile", action="store_true", help="training: also ours under torch.compile; gpu: both")
     parser.add_argument("--vocab", metavar="DIR", help="tokenizer: folder with GPT-2's vocab.json and merges.txt")
     args = parser.parse_args()
     with one_line_errors():
@@ -110,7 +120,7 @@ def main() -> None:
         topics = [topic for topic in args.topics if topic != "report"] if args.topics else list(TOPICS)
         if len(topics) == 1:
             options = {"quick": args.quick, "repeats": args.repeats}
-            options |= {"compiled": True} if args.compile and topics[0] in ("training", "cuda") else {}
+            options |= {"compiled": True} if args.compile and topics[0] in ("training", "gpu") else {}
             options |= {"vocab": Path(args.vocab)} if args.vocab and topics == ["tokenizer"] else {}
             measure(topics[0], out, options)
         else:

@@ -22,7 +22,7 @@ OURS, NANOGPT = "ours, bfloat16", "nanoGPT's way, bfloat16"
 def measure(quick: bool = False, repeats: int = 7, compiled: bool = False) -> Iterator[Table]:
     """One table, of ten steps a round; ValueError where there is no CUDA GPU."""
     if not torch.cuda.is_available():
-        raise ValueError("there is no CUDA GPU here; topic cuda needs one")
+        raise ValueError("there is no CUDA GPU here; topic gpu needs one")
     torch.set_float32_matmul_precision("high")
     config, B = (GPTConfig(n_layer=2, n_head=2, n_embd=64, vocab_size=256, block_size=64), 4) if quick else \
         (GPTConfig(vocab_size=50304), 12)  # a multiple of 64: products of even tiles
