@@ -52,7 +52,7 @@ def sha256_of(path):
         return _digest(file)
 
 
-def fetch(urls, path, sha256=None, *, description=None, timeout=(5.0, 15.0)):
+def fetch(urls, path, sha256=None, *, description=None, timeout=(5.0, 15.0), mirror_name=None):
     """Make sure that `path` holds the file, downloading it if need be.
 
     Arguments:
@@ -62,6 +62,7 @@ def fetch(urls, path, sha256=None, *, description=None, timeout=(5.0, 15.0)):
             be right when its length is what the server announced.
         description: label of the progress bar (on stderr, if that is a terminal); the file's name by default.
         timeout: (connect, read), seconds to wait for a connection and for the next bytes.
+        mirror_name: what the file is called on the mirror of MINGPT_MIRROR; by default, the last part of its url.
 
     Returns `path` as a Path. An existing file with another SHA-256 stays where it is until a verified one is there
     to replace it, and is then kept as `<path>.bad` (`.bad.1`, ... where that is taken). Several processes may ask
@@ -72,7 +73,7 @@ def fetch(urls, path, sha256=None, *, description=None, timeout=(5.0, 15.0)):
     path, sha256 = Path(path), sha256.lower() if sha256 else None
     urls = [urls] if isinstance(urls, str) else list(urls)
     if mirror := os.environ.get("MINGPT_MIRROR"):
-        urls = [f"{mirror.rstrip('/')}/{urlsplit(url).path.split('/')[-1]}" for url in urls] + urls
+        urls = [f"{mirror.rstrip('/')}/{mirror_name or urlsplit(url).path.split('/')[-1]}" for url in urls] + urls
     try:
         if path.is_dir():
             raise DownloadError(f"{path} is a folder where a file is to be written: give another path")

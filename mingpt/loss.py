@@ -33,7 +33,7 @@ class CachedCrossEntropy(torch.autograd.Function):
     def forward(ctx, logits: Tensor, targets: Tensor) -> Tensor:
         """logits is (N, V), targets (N,) int64, -1 where nothing counts."""
         weight = (targets != -1) / (targets != -1).sum().clamp(min=1)
-        targets = targets.clamp(min=0)
+        targets = torch.where(targets == -1, 0, targets)  # any other number that is no token is an error below
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         total = torch.zeros(())
         for start in range(0, len(logits), rows := max(1, CachedCrossEntropy.CACHED // logits.size(1))):

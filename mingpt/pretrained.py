@@ -36,6 +36,7 @@ PUBLISHED = {
 }
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 LARGEST_HEADER = 1 << 24  # bytes; 580 tensors take 0.1 MB; parsing the 100 MB that the format allows takes gigabytes
+MOST_DIMENSIONS = 8  # of a tensor
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # GPT-2 stores these (in, out); nn.Linear is (out, in)
 MASKS = (".attn.bias", ".attn.masked_bias")  # buffers that old files hold among the weights
 
@@ -84,16 +85,18 @@ class SafeTensors(Mapping[str, Tensor]):
             fields = entry if isinstance(entry, dict) else {}
             dtype, shape, offsets = (fields.get(field) for field in ("dtype", "shape", "data_offsets"))
             if dtype not in tuple(DTYPES):
-                self._refuse(f"tensor {name!r} has dtype {dtype!r}; only {', '.join(DTYPES)} are read")
+                self._refuse(f"tensor {_short(name)} has dtype {_short(dtype)}; only {', '.join(DTYPES)} are read")
             if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
-                self._refuse(f"tensor {name!r} has shape {shape!r} and data_offsets {offsets!r}")
+                self._refuse(f"tensor {_short(name)} has shape {_short(shape)} and data_offsets {_short(offsets)}")
+            if len(shape) > MOST_DIMENSIONS or max(shape, default=0) >= 1 << 48:  # their product could take hours
+                self._refuse(f"tensor {_short(name)} of shape {_short(shape)} is larger than any file")
             if math.prod(shape) * DTYPES[dtype].itemsize != offsets[1] - offsets[0]:
-                self._refuse(f"tensor {name!r} of {dtype} {shape} does not fill its bytes {offsets[0]} to {offsets[1]}")
+                self._refuse(f"tensor {_short(name)} of {dtype} {shape} does not fill its bytes {offsets[0]} to {offsets[1]}")
             entries[name] = DTYPES[dtype], tuple(shape), *offsets
         end = 0
         for name, (_, _, first, last) in sorted(entries.items(), key=lambda item: item[1][2:]):
             if first != end:
-                self._refuse(f"tensor {name!r} begins at byte {first} of the data, where {end} was expected")
+                self._refuse(f"tensor {_short(name)} begins at byte {first} of the data, where {end} was expected")
             end = last
         if end != data_size:
             self._refuse(f"the header describes {end} bytes of data, and the file holds {data_size}; it may be cut off")
@@ -120,6 +123,12 @@ class SafeTensors(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def _short(value) -> str:
+    """A value from a file as it may stand in an error message of one line."""
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:80] + "..."
 
 
 def _unique(pairs: list) -> dict:
@@ -229,7 +238,8 @@ def _find(source: str | os.PathLike) -> tuple[Path, GPTConfig | None]:
         revision, sha256 = PUBLISHED[str(source)]
         url = f"https://huggingface.co/openai-community/{source}/resolve/{revision}/model.safetensors"
         cache = Path(os.environ.get("MINGPT_CACHE") or Path.home() / ".cache" / "mingpt")
-        file = fetch(url, cache / str(source) / "model.safetensors", sha256, description=f"{source} model.safetensors")
+        name = f"{source}/model.safetensors"  # on a mirror too: four models have a file called model.safetensors
+        file = fetch(url, cache / name, sha256, description=name, mirror_name=name)
         return file, GPTConfig.from_name(str(source))
     if path.is_dir():
         files = [path / name for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")]

@@ -61,7 +61,7 @@ def test_ours_is_compared_round_by_round(capsys):
     harness.print_table(table)
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "a table" and "MB/s" in lines[2]
-    assert lines[3].split() == ["theirs", "8", "2..40", "1.25", "4.00", "(goal", "3)"]
+    assert lines[3].split() == ["theirs", "8", "2..40", "1.25", "4.00,", "2.00..8.00", "(goal", "3)"]
     assert lines[5].split() == ["absent", "not", "installed"]
     assert lines[6].strip() == "a fact: 0.5"
 
@@ -127,15 +127,18 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["run.py", *map(str, words)])
         main()
 
-    run("ngram", "--quick", "--out", tmp_path)
+    tmp_path = tmp_path / "quick"  # where --quick writes
+
+    run("ngram", "--quick", "--out", tmp_path.parent)
     assert "Training low-rank models" in capsys.readouterr().out
     saved = json.loads((tmp_path / "ngram.json").read_text(encoding="utf-8"))
     assert saved["topic"] == "ngram" and "torch" in saved["machine"]["versions"]
     tables = read_tables(tmp_path)
     assert len(tables) == 2 and tables[0].times_as_fast_as("ours, one at a time")[0] > 0
-    run("report", "--out", tmp_path)
+    run("report", "--quick", "--out", tmp_path.parent)
     assert (tmp_path / "benchmark.png").read_bytes()[:4] == b"\x89PNG"
-    for words, message in ((["trainings"], "error: there is no topic 'trainings'"), (["ngram", "--repeats", 0], "error: --repeats is 0")):
+    for words, message in ((["trainings"], "error: there is no topic 'trainings'"), (["ngram", "--repeats", 0], "error: --repeats is 0"),
+                           (["report", "--out", tmp_path.parent], "error: ")):
         with pytest.raises(SystemExit) as stopped:
             run(*words)
         lines = capsys.readouterr().err.splitlines()

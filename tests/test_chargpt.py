@@ -1,6 +1,7 @@
 """chargpt: tokens on disk, windows of them, training, resuming, sampling, mistakes."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from mingpt.batches import Batches
 from mingpt.bpe import BPETokenizer
+from mingpt.trainer import Trainer
 from mingpt.utils import load_torch, read_text
 from projects.chargpt.corpus import (Windows, alphabet, char_encoder, find_files, read_description, read_pieces,
                                      write_tokens)
@@ -101,13 +103,58 @@ def test_train_resume_and_sample(tmp_path, file, options, monkeypatch, capsys):
 
     saved = load_torch(out / "checkpoint.pt")
     assert saved["iter_num"] == 20
+    held_out = re.search(r"held out: (\d+\.\d+) nats", shown).group(1)
     tokens = (out / "tokens.bin").stat().st_mtime_ns
     run(monkeypatch, *common, "--resume")
     assert (out / "tokens.bin").stat().st_mtime_ns == tokens, "tokens of the same text are used again"
-    capsys.readouterr()
+    assert f"held out: {held_out} nats" in capsys.readouterr().out, "a finished run says the same again"
     run(monkeypatch, "sample", "--out", out, "--prompt", "Zoë", "--max_new_tokens", "30", "--samples", "2", "--device", "cpu")
     written = read_text(out / "sample.txt")
     assert written.count("Zoë") >= 2 and "----" in written and written.strip() in capsys.readouterr().out
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, file, monkeypatch):
+    def train(name, *words):
+        run(monkeypatch, "train", file, "--quick", "--out", tmp_path / name, "--device", "cpu", "--checkpoint_interval", "10", *words)
+        lines = [json.loads(line) for line in read_text(tmp_path / name / "metrics.jsonl").splitlines()]
+        return [line["loss"] for line in lines if "loss" in line]
+
+    whole = train("whole")
+    step, taken = Trainer.step, []
+
+    def killed_at_15(trainer):
+        if len(taken) == 15:
+            raise KeyboardInterrupt
+        taken.append(trainer.iter_num)
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", killed_at_15)
+    with pytest.raises(KeyboardInterrupt):
+        train("parts")
+    monkeypatch.setattr(Trainer, "step", step)
+    assert train("parts", "--resume") == whole
+
+
+def test_another_text_is_not_taken_for_the_one_before(tmp_path, file, monkeypatch, capsys):
+    out, other = tmp_path / "out", tmp_path / "other.txt"
+    common = ("--quick", "--out", out, "--device", "cpu", "--max_new_tokens", "9")
+    run(monkeypatch, "train", file, *common)
+    other.write_text(TEXT[::-1], encoding="utf-8", newline="")  # the same characters, so that the model would fit
+    for words, message in ((("train", other, *common, "--resume"), "is of another run (corpus differs)"),
+                           (("sample", "--out", out, "--device", "cpu"), "trained on another text than the tokens there")):
+        with pytest.raises(SystemExit):
+            run(monkeypatch, *words)
+        assert message in capsys.readouterr().err
+
+
+def test_the_preset_gpt2_is_gpt2(monkeypatch):
+    seen = {}
+    monkeypatch.setattr("projects.chargpt.run.train", lambda path, *configs: seen.update({type(c).__name__: c for c in configs}))
+    run(monkeypatch, "train", "x", "--preset", "gpt2", "--block_size", "512")
+    assert seen["Corpus"].tokenizer == "gpt2" and seen["Training"].optimizer == "adamw"
+    assert (seen["Model"].positions, seen["Model"].block_size) == ("learned", 512), "a flag has the last word"
+    run(monkeypatch, "train", "x")
+    assert seen["Corpus"].tokenizer == "char" and seen["Model"].positions == "rotary"
 
 
 def test_a_changed_text_is_read_again(tmp_path, file, monkeypatch):

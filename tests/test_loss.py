@@ -43,7 +43,19 @@ def test_without_targets_the_cached_loss_is_zero_and_not_nan(monkeypatch):
     assert loss.item() == 0 and logits.grad.abs().max() == 0
 
 
+@pytest.mark.parametrize("large", [0, 1 << 22])
+def test_a_target_that_is_no_token_is_an_error(large, monkeypatch):
+    monkeypatch.setattr(CachedCrossEntropy, "LARGE", large)
+    with pytest.raises((IndexError, RuntimeError)):
+        cross_entropy(torch.randn(2, 5, 7), torch.full((2, 5), -100))
+
+
 def test_evaluation_keeps_no_gradient(monkeypatch):
     monkeypatch.setattr(CachedCrossEntropy, "LARGE", 0)
     logits, targets = torch.randn(2, 5, 7), torch.randint(0, 7, (2, 5))
+    made = []
+    monkeypatch.setattr("mingpt.loss.torch.empty_like", lambda x: made.append(x) or torch.zeros_like(x))
+    assert cross_entropy(logits, targets).grad_fn is None and not made
+    cross_entropy(logits.clone().requires_grad_(), targets)
+    assert len(made) == 1, "the gradient's place, only where there is a gradient"
     torch.testing.assert_close(cross_entropy(logits, targets), F.cross_entropy(logits.flatten(0, 1), targets.flatten()))

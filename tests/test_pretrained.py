@@ -169,7 +169,7 @@ def test_a_published_model_is_downloaded_once(tmp_path, monkeypatch):
     monkeypatch.setitem(pretrained.PUBLISHED, name, ("main", None))
     monkeypatch.setenv("MINGPT_CACHE", str(tmp_path / "cache"))
     model = GPT(GPTConfig.from_name(name))
-    model.save_pretrained(tmp_path / "served")
+    model.save_pretrained(tmp_path / "served" / name)  # a mirror has a folder for each model
     handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *args: None})
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=tmp_path / "served")) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -196,6 +196,9 @@ def tensor(shape=(2,), first=0, last=8, dtype="F32") -> dict:
 
 
 @pytest.mark.parametrize("header, data, message", [
+    ({"a": tensor([10**9] * 9, 0, 8)}, bytes(8), "is larger than any file"),
+    ({"a": tensor([7, 10**400], 0, 8)}, bytes(8), "is larger than any file"),
+    ({"a" * 10**5: tensor(dtype="F7")}, b"", "aaa.... has dtype 'F7'"),
     ({"a": tensor()}, b"1234567", "describes 8 bytes of data, and the file holds 7; it may be cut off"),
     ({"a": tensor()}, b"123456789", "describes 8 bytes of data, and the file holds 9"),
     ({"a": tensor(), "b": tensor(first=4, last=12)}, b"1" * 12, "tensor 'b' begins at byte 4 of the data, where 8"),

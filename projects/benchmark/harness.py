@@ -106,7 +106,7 @@ def print_table(table: Table) -> None:
     width = max(map(len, table.timings), default=0)
     print(f"\n{table.title}")
     rate = f"{table.unit + '/s':>12} " if table.work else ""
-    print(f"  {'':{width}} {'median s':>10} {'min..max s':>19} {rate}{'ours is faster by':>18}")
+    print(f"  {'':{width}} {'median s':>10} {'min..max s':>19} {rate}{'ours is faster by':>28}")
     for name, timing in table.timings.items():
         if not timing.seconds:
             print(f"  {name:{width}} {'not installed':>10}")
@@ -115,9 +115,9 @@ def print_table(table: Table) -> None:
         rate = f"{table.work / timing.median:>12,.4g} " if table.work else ""
         faster = ""
         if table.ours and name != table.ours:
-            faster = f"{table.times_as_fast_as(name)[0]:.2f}"
+            faster = "{:.2f}, {:.2f}..{:.2f}".format(*table.times_as_fast_as(name))
             faster += f" (goal {table.goals[name]:g})" if name in table.goals else ""
-        print(f"  {name:{width}} {timing.median:>10.4g} {f'{low:.4g}..{high:.4g}':>19} {rate}{faster:>18}")
+        print(f"  {name:{width}} {timing.median:>10.4g} {f'{low:.4g}..{high:.4g}':>19} {rate}{faster:>28}")
     for name, value in table.facts.items():
         print(f"  {name}: {f'{value:.4g}' if isinstance(value, float) else value}")
 

@@ -2,7 +2,7 @@
 
     python projects/benchmark/run.py                       all that is timed: half an hour
     python projects/benchmark/run.py training generation   some of it; results of the rest, in --out, are kept
-    python projects/benchmark/run.py quality               does bfloat16 cost anything? 1,000 steps, 3 seeds
+    python projects/benchmark/run.py quality --repeats 3   does bfloat16 cost anything? 1,000 steps, 3 seeds
     python projects/benchmark/run.py gpu --compile         on a GPU: a training step of GPT-2
     python projects/benchmark/run.py report                the tables and the figure again, from --out
     python projects/benchmark/run.py --quick               shows that everything runs, and measures nothing
@@ -49,10 +49,20 @@ def measure(topic: str, out: Path, options: dict) -> None:
         print_table(table)
         sys.stdout.flush()
         tables.append(asdict(table))
-    machine = {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+    machine = {"processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
                "bfloat16 units": has_fast_bfloat16(torch.device("cpu")),
                "versions": versions("torch", "transformers", "tiktoken", "tokenizers")}
+    print("\n" + ", ".join(f"{name}: {value}" for name, value in machine.items()))
     write_json(out / f"{topic}.json", {"topic": topic, "machine": machine, "tables": tables})
+
+
+def processor() -> str:
+    """What kind of processor this is: its model's name on Linux."""
+    try:
+        lines = read_text("/proc/cpuinfo").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (ValueError, OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def read_tables(out: Path) -> list[Table]:
@@ -72,6 +82,9 @@ def plot(tables: list[Table], path: Path) -> None:
 
     groups = [(table, [name for name, timing in table.timings.items()
                        if name not in (table.ours, "ours, float32") and timing.seconds]) for table in tables if table.ours]
+    groups = [(table, names) for table, names in groups if names]
+    if not groups:
+        raise ValueError(f"{path.parent} has no comparisons to draw; measure some first")
     lines = sum(len(names) + 1 for _, names in groups)
     with figure(path, width=8.5, height=1.2 + 0.2 * lines) as axes:
         y, ticks = 0, {}
@@ -116,7 +129,7 @@ def main() -> None:
             raise ValueError(f"there is no topic {unknown[0]!r}; there are {', '.join(names)}")
         if args.repeats < 1:
             raise ValueError(f"--repeats is {args.repeats}; it must be at least 1")
-        out = Path(args.out)
+        out = Path(args.out) / "quick" if args.quick else Path(args.out)  # next to what was measured, not over it
         topics = [topic for topic in args.topics if topic != "report"] if args.topics else list(TOPICS)
         if len(topics) == 1:
             options = {"quick": args.quick, "repeats": args.repeats}
@@ -124,9 +137,9 @@ def main() -> None:
             options |= {"vocab": Path(args.vocab)} if args.vocab and topics == ["tokenizer"] else {}
             measure(topics[0], out, options)
         else:
-            failed = [topic for topic in topics if run_alone(topic)]
+            failed = [topic for topic in topics if run_alone(topic, args)]
             if failed:
-                print(f"not measured: {', '.join(failed)}; the reasons are above", file=sys.stderr)
+                raise ValueError(f"not measured: {', '.join(failed)}; the reasons are above. run.py report draws the rest")
         if not topics:
             for table in read_tables(out):
                 print_table(table)
@@ -135,10 +148,11 @@ def main() -> None:
             print(f"\nWritten to {out}")
 
 
-def run_alone(topic: str) -> int:
+def run_alone(topic: str, args) -> int:
     """Run one topic in a Python of its own, with the flags of this one. Returns its exit status."""
     print(f"\n{topic}: {TOPICS.get(topic) or ON_REQUEST[topic]}", flush=True)
-    flags = [word for word in sys.argv[1:] if word not in (*TOPICS, *ON_REQUEST, "report")]
+    flags = ["--out", args.out, "--repeats", str(args.repeats), *(["--vocab", args.vocab] if args.vocab else [])]
+    flags += [f"--{name}" for name in ("quick", "compile") if getattr(args, name)]
     return subprocess.run([sys.executable, __file__, topic, *flags]).returncode
 
 

@@ -39,7 +39,8 @@ def find_files(path: str | os.PathLike, pattern: str = "*.txt") -> list[Path]:
 def read_pieces(files: Iterable[Path], size: int = PIECE) -> Iterator[str]:
     """The text of UTF-8 files in pieces of about `size` characters, cut in front of white space.
 
-    There no token of a byte-level BPE is cut in two. ValueError with the place of what is not UTF-8.
+    There no token of a byte-level BPE is cut in two; in a text without white space for 1,000 characters one may be.
+    ValueError for a file that is not UTF-8.
     """
     for path in files:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -148,7 +149,7 @@ class Windows:
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Move the grid of windows to another place."""
+        """Move the grid of windows to another place, if there is room."""
         self.offset = int(np.random.default_rng((self.seed, epoch)).integers(0, self.spare + 1))
 
     def __len__(self) -> int:

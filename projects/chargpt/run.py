@@ -6,11 +6,12 @@
     python projects/chargpt/run.py sample --prompt "Once"    write, with what has been trained last
 
     python projects/chargpt/run.py train big.txt --tokenizer bpe --vocab_size 8192 --preset gpt-mini
-    torchrun --nproc_per_node 8 projects/chargpt/run.py train big.txt --tokenizer gpt2 --preset gpt2 --block_size 1024
+    torchrun --nproc_per_node 8 projects/chargpt/run.py train big.txt --preset gpt2 --batch_size 480 --accumulate 5
 
 Text and tokens are read from the disk as they are needed, so a corpus may be larger than memory.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,9 +19,13 @@ from typing import Annotated
 from mingpt.config import Parser, config_from_args, config_from_dict, config_to_dict
 from mingpt.processes import first_process_first, is_first_process
 from mingpt.utils import load_torch, one_line_errors, pick_device, set_seed, write_json, write_text
+from projects.chargpt.corpus import read_description
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = {"laptop": dict(n_layer=4, n_head=4, n_embd=128)}  # besides those of mingpt.model
+# What else a preset gpt2... means, unless a flag says otherwise: GPT-2's tokens, context and positions, and the usual rates.
+GPT2 = {"Corpus": dict(tokenizer="gpt2"), "Model": dict(block_size=1024, positions="learned"),
+        "Training": dict(optimizer="adamw", learning_rate=6e-4, weight_decay=0.1, warmup_iters=700)}
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,10 @@ class Training:
     seed: Annotated[int, "of parameters, order and dropout"] = 0
     resume: Annotated[bool, "go on from the checkpoint in --out"] = False
 
+    def __post_init__(self):
+        if self.eval_windows < 1:
+            raise ValueError(f"--eval_windows is {self.eval_windows}; it must be at least 1")
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -82,6 +91,10 @@ class Sampling:
     top_p: Annotated[float, "choose among the likeliest tokens that together have this probability"] = 1.0
     samples: Annotated[int, "texts to write"] = 1
 
+    def __post_init__(self):
+        if self.samples < 1:
+            raise ValueError(f"--samples is {self.samples}; it must be at least 1")
+
 
 # ----------------------------------------------------------------------------------------------------------------------
 
@@ -89,8 +102,7 @@ class Sampling:
 def prepare(path: str, corpus: Corpus, out: Path):
     """The tokenizer, and the number of tokens in out/tokens.bin, which are made unless they are there already."""
     from mingpt.bpe import BPETokenizer
-    from projects.chargpt.corpus import (alphabet, char_encoder, describe, find_files, read_description, read_pieces,
-                                         write_tokens)
+    from projects.chargpt.corpus import alphabet, char_encoder, describe, find_files, read_pieces, write_tokens
 
     files = find_files(path or ROOT / "mingpt", corpus.pattern if path else "*.py")
     if not path and is_first_process():
@@ -108,14 +120,22 @@ def prepare(path: str, corpus: Corpus, out: Path):
             tokenizer.save(out)
             write_tokens(out, files, tokenizer.encode_ordinary, tokenizer.vocab_size, wanted)
         found = read_description(out)
+    if not found["tokens"]:
+        raise ValueError(f"{path}: the text is empty")
     return load_tokenizer(out), found["tokens"]
+
+
+def identity(out: Path) -> dict:
+    """Which text and which tokens are in a folder: what a checkpoint must agree with."""
+    found = read_description(out)
+    return {**{name: found[name] for name in ("tokenizer", "vocab_size", "tokens")},
+            "files": [[Path(path).name, size] for path, size, _ in found["files"]]}
 
 
 def load_tokenizer(out: Path):
     """The tokenizer that `prepare` left in a folder."""
     from mingpt.bpe import BPETokenizer
     from mingpt.char import CharTokenizer
-    from projects.chargpt.corpus import read_description
 
     found = read_description(out)
     if found is None:
@@ -158,8 +178,10 @@ def train(path: str, corpus: Corpus, model_options: Model, training: Training, s
         OptimConfig(optimizer=training.optimizer, learning_rate=training.learning_rate,
                     muon_learning_rate=training.muon_learning_rate, weight_decay=training.weight_decay,
                     schedule="cosine", warmup_iters=training.warmup_iters),
-        model, training_set, held_out, out, extra={"model": asdict(config)})
+        model, training_set, held_out, out, extra={"model": asdict(config), "corpus": identity(out), "held_out": corpus.held_out})
     trainer.run(resume=training.resume)
+    if math.isnan(trainer.eval_loss):  # it had been finished before
+        trainer.eval_loss = trainer.evaluate()
     if is_first_process():
         print(f"Loss on the text held out: {trainer.eval_loss:.4f} nats a token")
         plot_losses(out)
@@ -207,6 +229,8 @@ def write(sampling: Sampling, out: Path, device: str, seed: int) -> None:
     tokenizer = load_tokenizer(out)
     prompt = encode_prompt(sampling.prompt, tokenizer)
     saved = load_torch(out / "checkpoint.pt")
+    if saved["extra"]["corpus"] != identity(out):
+        raise ValueError(f"{out}: the model has been trained on another text than the tokens there are of; train again")
     model = GPT(config_from_dict(GPTConfig, saved["extra"]["model"], str(out / "checkpoint.pt")))
     model.load_state_dict(saved["model"])
     model.to(pick_device(device))
@@ -232,8 +256,11 @@ def main() -> None:
     with one_line_errors():
         quick = dict(max_iters=20, eval_interval=10, eval_windows=16, batch_size=8) if args.quick else {}
         small = dict(preset="gpt-nano", block_size=64) if args.quick else {}
-        corpus, model = config_from_args(Corpus, args), config_from_args(Model, args, **small)
-        training, sampling = config_from_args(Training, args, **quick), config_from_args(Sampling, args)
+        usual = GPT2 if config_from_args(Model, args).preset.startswith("gpt2") else dict.fromkeys(GPT2, {})
+        corpus = config_from_args(Corpus, args, **usual["Corpus"])
+        model = config_from_args(Model, args, **{**usual["Model"], **small})
+        training = config_from_args(Training, args, **{**usual["Training"], **quick})
+        sampling = config_from_args(Sampling, args)
         if args.command == "sample":
             if args.path:
                 raise ValueError(f"sample takes no text ({args.path}); --out is the folder that was trained in")

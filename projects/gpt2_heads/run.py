@@ -144,13 +144,14 @@ def mechanism(study: str) -> Callable[..., None]:
     return run
 
 
-def every_study(specimen: Specimen, options: Options, settings: MechanismOptions, repeats: AllOptions) -> None:
+def every_study(specimen: Specimen, options: Options, settings: MechanismOptions, repeats: AllOptions,
+                quick: bool = False) -> None:
     """All of them, and the main numbers over the seeds."""
     from projects.gpt2_heads.mechanism.commands import run_all
 
     specimens = {options.seed: specimen}
     for seed in range(options.seed + 1, options.seed + repeats.seeds):
-        specimens[seed] = load_specimen(options.model, Path(options.out), seed, pick_device(options.device))
+        specimens[seed] = load_specimen(options.model, Path(options.out), seed, pick_device(options.device), quick)
     labelled = [(one.name, one.model, seed) for seed, one in specimens.items()]
     run_all(labelled, settings, Path(options.out) / "mechanism")
 
@@ -210,7 +211,7 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("command", nargs="?", default="isolate", choices=COMMANDS)
     parser.add_argument(
-        "--quick", action="store_true", help="where the small model is used: a tiny one, trained for seconds"
+        "--quick", action="store_true", help="in place of the small model, and of auto: a tiny one, trained for seconds"
     )
     parser.add_config(Options, "every command")
     for config in dict.fromkeys(config for command in COMMANDS.values() for config in command.configs):
@@ -226,7 +227,7 @@ def main() -> None:
         specimen = load_specimen(
             options.model, Path(options.out), options.seed, pick_device(options.device), args.quick
         )
-        command.run(specimen, options, *configs)
+        command.run(specimen, options, *configs, **({"quick": args.quick} if args.command == "all" else {}))
 
 
 if __name__ == "__main__":
