@@ -13,17 +13,20 @@ factors. Both give the same probabilities in float32, which is checked before an
 
 Scores are the induction scores of all heads on repeated random tokens: ours reads the patterns as they pass and keeps none,
 the other way asks transformers for all of them.
+
+And what it costs that a model can be hooked: a forward pass with its taps, none in use, beside a twin without them.
 """
 
 import copy
 from collections.abc import Iterator
 from functools import partial
+from statistics import median
 
 import torch
 from torch import Tensor
 
 from mingpt.heads import common_subspace, edit, exchange, head_weights, induction_scores, project
-from mingpt.hooks import patch
+from mingpt.hooks import Tap, patch
 from mingpt.model import GPT, GPTConfig
 from mingpt.utils import has_fast_bfloat16
 from projects.benchmark.generation import transformers_model
@@ -59,6 +62,26 @@ def direct_subspace(model: GPT, heads: list, rank: int) -> Tensor:
     """The common subspace by a full decomposition of the stacked matrices."""
     dense = pick(head_weights(model).qk, heads).dense().flatten(0, 1)
     return torch.linalg.svd(dense, full_matrices=False).Vh[:rank].T
+
+
+class NoTap:
+    """Stands where a `Tap` stood, and does nothing."""
+
+    in_use = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x
+
+
+def without_taps(model: GPT) -> GPT:
+    """A copy of the model that cannot be hooked."""
+    model = copy.deepcopy(model)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, Tap):
+                delattr(module, name)
+                object.__setattr__(module, name, NoTap())
+    return model
 
 
 @torch.no_grad()
@@ -117,6 +140,15 @@ def measure(quick: bool = False, repeats: int = 3) -> Iterator[Table]:
     def project_ours(test=test):
         basis = common_subspace(pick(head_weights(model).qk, induction), max(ranks))
         return [test(project(model, induction, "W_K", basis[:, :rank])).probability for rank in ranks]
+
+    twin, short = without_taps(model), idx[:1]
+    torch.testing.assert_close(twin(short)[0], model(short)[0], rtol=0, atol=0)
+    with torch.no_grad():
+        passes = compare({"without taps": lambda: twin(short), "with taps, none in use": lambda: model(short)},
+                         repeats=2 if quick else 20 * repeats)
+    cost = median(b / a for a, b in zip(*(timing.seconds for timing in passes.values())))
+    yield Table(f"Hooks: forward pass over {short.size(1)} tokens", passes, facts={"with taps over without (goal: at most 1.02)": cost})
+    del twin
 
     period, rows = (8, 2) if quick else (32, 8)
     long, theirs = repeated_segments(config.vocab_size, period, 2, rows, generator), transformers_model(model)

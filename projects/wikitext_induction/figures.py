@@ -65,6 +65,8 @@ def plot_curves(path: Path, runs: dict[str, list[dict]]) -> None:
                 (axes[1, 2], "prefix_matching", "Random tokens, repeated", "attention to the induction target")):
             draw_curves(each, runs, value, "epoch")
             each.set(title=title, xlabel="epoch", ylabel=unit)
+            if value == "prefix_matching":  # chance is about 0.01: nothing under 0.1 should look like a rise
+                each.set(ylim=(0, max(0.1, each.get_ylim()[1])))
         handles, labels = axes[0, 0].get_legend_handles_labels()
         axes[0, 0].figure.legend(handles, labels, ncols=4, loc="outside lower center", fontsize=9)
         source = next(iter(runs.values()))[0]["settings"]["source"]

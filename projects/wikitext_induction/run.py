@@ -4,7 +4,7 @@
     python projects/wikitext_induction/run.py --quick      the same in seconds; the text then teaches nothing
     python projects/wikitext_induction/run.py repeats --seeds 3
     python projects/wikitext_induction/run.py text --data_dir DIR --train_split test --eval_split valid
-    python projects/wikitext_induction/run.py text --size full       384 wide, 10 epochs: an hour
+    python projects/wikitext_induction/run.py text --size full       384 wide, 10 epochs: an hour or more
     python projects/wikitext_induction/run.py faults       what is wrong with the published code, shown
     python projects/wikitext_induction/run.py report       tables and figures again, from the runs in --out
     torchrun --nproc_per_node 8 projects/wikitext_induction/run.py text --size full      in several processes
