@@ -34,7 +34,7 @@ CORPUS = "the cat sat on the mat, the cat's hat; a naïve 'thé' at 12:30 — �
 def gpt2_files():
     paths = SHARED / "gpt2_bpe" / "encoder.json", SHARED / "gpt2_bpe" / "vocab.bpe"
     if not all(path.exists() for path in paths):
-        pytest.skip("GPT-2's vocabulary is not in ../shared/data/gpt2_bpe")
+        pytest.skip("GPT-2's vocabulary is not here")
     return paths
 
 

@@ -18,7 +18,6 @@ from mingpt.bpe_files import download_pretrained
 from mingpt.bpe_split import split_text
 from projects.benchmark.harness import Table, Timing, compare
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ALPHABETS = {  # of scripts that cover one, two and three bytes in UTF-8, with and without spaces between words
     "French": "abcdefghilmnopqrstuvéèêàçù",
     "Greek": "αβγδεζηθικλμνξοπρστυφχψω",
@@ -87,12 +86,9 @@ def mixed_text(size: int) -> tuple[str, str]:
     code = ""
     while files and len(code) < size / 3:
         code += files.pop().read_text("utf-8", errors="ignore")
-    paths = [SHARED / "wikitext2" / "wiki.valid.tokens", SHARED / "text" / "tiny_shakespeare.txt"]
-    english, source = "".join(path.read_text("utf-8") for path in paths if path.exists()), "WikiText-2 and Shakespeare"
-    if not english:
-        english, source = docstrings(files, size // 3), "docstrings of the standard library"
+    english = docstrings(files, size // 3)
     other = other_scripts(size // 6, rng)
-    parts = {"standard library": code[: size // 3], source: english[: size // 3], "made-up, other scripts": other}
+    parts = {"standard library": code[: size // 3], "its docstrings": english[: size // 3], "made-up, other scripts": other}
     paragraphs = [paragraph for part in parts.values() for paragraph in part.split("\n\n")]
     rng.shuffle(paragraphs)
     sizes = ", ".join(f"{len(part.encode()) / 1e6:.2f} MB {name}" for name, part in parts.items())
@@ -100,11 +96,11 @@ def mixed_text(size: int) -> tuple[str, str]:
 
 
 def gpt2_files(folder: Path | None) -> tuple[Path, Path]:
-    """GPT-2's vocabulary and merges: in `folder`, in the shared data where there is any, or downloaded."""
-    for place in [folder] if folder else [SHARED / "gpt2_bpe"]:
+    """GPT-2's vocabulary and merges: in `folder`, or downloaded."""
+    if folder:
         for names in (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")):
-            if all((place / name).exists() for name in names):
-                return place / names[0], place / names[1]
+            if all((folder / name).exists() for name in names):
+                return folder / names[0], folder / names[1]
     return download_pretrained("gpt2", folder)
 
 
