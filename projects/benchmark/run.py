@@ -95,7 +95,7 @@ def plot(tables: list[Table], path: Path) -> None:
                 middle, low, high = table.times_as_fast_as(name)
                 axes.barh(y, middle - 1, left=1, color=COLORS["blue" if middle >= 1 else "red"], height=0.75)
                 spread, = axes.plot([low, high], [y, y], color="black", lw=1)
-                axes.annotate(f"  {middle:.3g}", (max(high, middle, table.goals.get(name, 0)), y), va="center", fontsize=8)
+                axes.annotate(f"  {middle:.3g}", (max(high, middle, table.goals.get(name, 0), 1), y), va="center", fontsize=8)
                 if name in table.goals:
                     goal, = axes.plot([table.goals[name]] * 2, [y - 0.42, y + 0.42], color=COLORS["orange"], lw=2.5)
                     goal.set_label("goal")
