@@ -309,10 +309,14 @@ def test_without_gpt2_one_line_says_so_and_the_small_model_is_used(tmp_path, mon
         raise DownloadError("could not download vocab.json: nobody is there. Try again later")
 
     monkeypatch.setattr(specimen.BPETokenizer, "from_pretrained", unreachable)
-    run(monkeypatch, "isolate", "--quick", "--out", tmp_path)
+    train = specimen._small
+    monkeypatch.setattr(specimen, "_small", lambda out, seed, quick: train(out, seed, quick=True))
+    run(monkeypatch, "isolate", "--out", tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "GPT-2 can be neither found nor downloaded, so this is the small model (--model gpt2 tells why)"
     assert json.loads((tmp_path / "results.json").read_text())["model"] == "small, seed 0, hardly trained"
+    run(monkeypatch, "isolate", "--quick", "--out", tmp_path)
+    assert "GPT-2" not in capsys.readouterr().out.splitlines()[0], "quick does not even ask for it"
 
 
 @pytest.mark.parametrize(

@@ -78,4 +78,4 @@ def measure(quick: bool = False, repeats: int = 3) -> Iterator[Table]:
     if len(gaps) > 1:
         facts["standard deviation between seeds, float32"] = stdev(losses["float32"])
         facts["standard deviation of the difference"] = stdev(gaps)
-    yield Table(f"Quality: {steps:,} steps on {len(ids):,} characters", timings_of(seconds), "bfloat16", steps, "steps", facts=facts)
+    yield Table(f"Quality: {steps:,} steps on {len(ids):,} characters", timings_of(seconds), work=steps, unit="steps", facts=facts)
