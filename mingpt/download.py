@@ -193,7 +193,7 @@ class _Transfer:
     def request(self):
         """Ask once for what is missing and append it. Returns whether the answer was the file from its start."""
         import requests  # here, so that importing this module costs nothing
-        import urllib3
+        from requests.packages import urllib3  # what requests itself sends with: some of its errors come through
 
         offset = _size(self.part)
         headers = {"Accept-Encoding": "identity"}  # lengths and ranges then count the file's own bytes

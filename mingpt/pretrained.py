@@ -236,10 +236,11 @@ def _find(source: str | os.PathLike) -> tuple[Path, GPTConfig | None]:
         from mingpt.download import fetch  # here, as few programs download
 
         revision, sha256 = PUBLISHED[str(source)]
-        url = f"https://huggingface.co/openai-community/{source}/resolve/{revision}/model.safetensors"
+        hosts = ["huggingface.co", "hf-mirror.com"] if sha256 else ["huggingface.co"]  # a mirror only if we can check it
+        urls = [f"https://{host}/openai-community/{source}/resolve/{revision}/model.safetensors" for host in hosts]
         cache = Path(os.environ.get("MINGPT_CACHE") or Path.home() / ".cache" / "mingpt")
         name = f"{source}/model.safetensors"  # on a mirror too: four models have a file called model.safetensors
-        file = fetch(url, cache / name, sha256, description=name, mirror_name=name)
+        file = fetch(urls, cache / name, sha256, description=name, mirror_name=name)
         return file, GPTConfig.from_name(str(source))
     if path.is_dir():
         files = [path / name for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")]

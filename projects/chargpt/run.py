@@ -229,7 +229,7 @@ def write(sampling: Sampling, out: Path, device: str, seed: int) -> None:
     tokenizer = load_tokenizer(out)
     prompt = encode_prompt(sampling.prompt, tokenizer)
     saved = load_torch(out / "checkpoint.pt")
-    if saved["extra"]["corpus"] != identity(out):
+    if saved["extra"].get("corpus") != identity(out):
         raise ValueError(f"{out}: the model has been trained on another text than the tokens there are of; train again")
     model = GPT(config_from_dict(GPTConfig, saved["extra"]["model"], str(out / "checkpoint.pt")))
     model.load_state_dict(saved["model"])

@@ -50,7 +50,8 @@ def load_specimen(name: str, out: Path, seed: int, device: torch.device, quick: 
     """The specimen called `name`: "gpt2" and its larger sisters, "small", "handbuilt", a folder, or "auto".
 
     "auto" is GPT-2 where its files are cached or can be downloaded; otherwise it says so in a line, and is "small",
-    which is trained once and kept in `out`. With `quick` it is "small" at once. ValueError for anything else that is no folder, or holds no GPT-2.
+    which is trained once and kept in `out`. With `quick` it is "small" at once.
+    ValueError for anything else that is no folder, or holds no GPT-2.
     """
     if name == "auto" and quick:
         specimen = _small(out, seed, quick)
