@@ -3,12 +3,14 @@
 A start of torchrun takes seconds, so each of the two does several things: see `work_of_trainer`, `work_of_projects`.
 """
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from projects.birthplace import run as birthplace
 from projects.birthplace.dataset import WORLD
 from projects.chargpt import run as chargpt
 from projects.wikitext_induction import run as wikitext
+from projects.wikitext_induction import training
 from test_trainer import Stop, Sums, gpt, metrics, stop_at
 
 FULL = bool(os.environ.get("MINGPT_FULL_TESTS"))
@@ -153,13 +156,28 @@ def run_projects(folder: Path, patch: pytest.MonkeyPatch) -> None:
         project.main()
 
 
+def run_wikitext(folder: Path, patch: pytest.MonkeyPatch, *more) -> None:
+    """The same run on text as that of `run_projects`, with `more` words."""
+    _, *words = commands(folder)[2]
+    patch.setattr(sys, "argv", ["run.py", *map(str, words), "--checkpoint_interval", "2", *more])
+    wikitext.main()
+
+
 def work_of_projects(folder: Path) -> None:
     """What each of two processes does; at the end there is a text that the first one cannot prepare."""
     with pytest.MonkeyPatch.context() as patch:
         run_projects(folder / "two", patch)
+        with redirect_stdout(io.TextIOWrapper(io.BytesIO())):
+            run_wikitext(folder / "stopped", patch, "--resume")
         write_text(folder / "failed_at", str(time.time()))
         sys.argv = ["run.py", "train", str(folder / "latin.txt"), "--quick", "--out", str(folder / "latin")]
         chargpt.main()
+
+
+class StopsAfterThree(Trainer):
+    def _after_step(self, last):
+        super()._after_step(last)
+        stop_at(self, 3)
 
 
 @needs_torchrun
@@ -167,6 +185,10 @@ def test_projects_in_two_processes(tmp_path, environment, monkeypatch, capsys):
     write_text(tmp_path / "text.txt", "".join(f"Then {n} of them went home by {n * 7 % 61}. " for n in range(3000)))
     run_projects(tmp_path / "one", monkeypatch)
     said = capsys.readouterr().out
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(training, "Trainer", StopsAfterThree)
+        run_wikitext(tmp_path / "stopped", patch)
+    capsys.readouterr()
     (tmp_path / "latin.txt").write_bytes("Zoë".encode("latin-1") * 100)
     done, seconds = torchrun(environment, "projects", tmp_path)
     assert done.returncode != 0 and seconds < 20
@@ -191,6 +213,10 @@ def test_projects_in_two_processes(tmp_path, environment, monkeypatch, capsys):
                          for name in ("one", "two"))
         key = {"text": "train_loss", "repeats": "repeat_loss"}[kind]
         assert second["final"][key] == pytest.approx(first["final"][key], rel=1e-3, abs=2e-3)
+        if kind == "text":  # begun in one process, and gone on with in two
+            third = json.loads(read_text(tmp_path / "stopped" / "wikitext" / kind / "conv-attention.seed0.json"))
+            assert [p["step"] for p in third["curve"]] == [p["step"] for p in first["curve"]]
+            assert third["final"][key] == pytest.approx(first["final"][key], rel=1e-3, abs=2e-3)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

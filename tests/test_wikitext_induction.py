@@ -11,6 +11,7 @@ import torch
 
 from conftest import REPOSITORY
 from mingpt.conv_attention import ConvAttentionConfig, ConvAttentionNet
+from mingpt.trainer import Trainer
 from mingpt.utils import read_text
 from projects.wikitext_induction import faults
 from projects.wikitext_induction.ablations import ablate, one_further_back, smeared, without_previous
@@ -23,7 +24,8 @@ from projects.wikitext_induction.repeats import TiledSegments, random_repeats
 from projects.wikitext_induction.report import cell, load_runs, onset
 from projects.wikitext_induction.run import SIZES, main
 from projects.wikitext_induction.taps import channel_ratio, tap_statistics
-from projects.wikitext_induction.training import RepeatsConfig, TextConfig, train_on_repeats
+from projects.wikitext_induction.training import RepeatsConfig, TextConfig, Unfinished, train_on_repeats
+from test_trainer import Stop, stop_at
 
 
 def run(monkeypatch, *words):
@@ -229,23 +231,44 @@ def test_order_and_padding():
 # The study
 
 
-def test_an_induction_head_forms_with_a_convolution_and_not_without():
+def unfinished(folder, resume=False):
+    return Unfinished(folder, {"any": "thing"}, interval=3, resume=resume)
+
+
+def test_an_induction_head_forms_with_a_convolution_and_not_without(tmp_path):
     """Two nets for 100 steps each: some seconds."""
     config = RepeatsConfig(repeat_steps=100, repeat_every=50)
-    net, found = train_on_repeats("conv-attention", 0, config, "cpu")
+    net, found = train_on_repeats("conv-attention", 0, config, "cpu", unfinished(tmp_path))
     assert found["final"]["prefix_matching"] > 0.8 and found["final"]["repeat_accuracy"] > 0.9
     assert [point["step"] for point in found["curve"]] == [0, 50, 100]
     assert found["ablations"]["keys without the previous token"]["prefix_matching"] < 0.1
     assert found["ablations"]["queries without the previous token"]["prefix_matching"] > 0.8
-    _, control = train_on_repeats("attention", 0, config, "cpu")
+    _, control = train_on_repeats("attention", 0, config, "cpu", unfinished(tmp_path))
     assert control["final"]["prefix_matching"] < 0.1 and control["final"]["repeat_accuracy"] < 0.3
 
 
-def test_a_detached_convolution_stays_as_it_was():
+def test_a_run_that_was_cut_short_goes_on(tmp_path, monkeypatch):
+    """At step 5, after a checkpoint at 3 and a measurement at 4, which the resumed run repeats."""
+    config = RepeatsConfig(repeat_steps=8, repeat_batch=4, repeat_every=2)
+    net, unbroken = train_on_repeats("conv-attention", 0, config, "cpu", unfinished(tmp_path / "unbroken"))
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(Trainer, "_trigger", lambda trainer, event: [stop_at(trainer, 5)] + [
+            function(trainer) for function in trainer._callbacks[event]])
+        train_on_repeats("conv-attention", 0, config, "cpu", unfinished(tmp_path / "cut"))
+    measured = json.loads(read_text(tmp_path / "cut" / "measured.json"))
+    assert [point["step"] for point in measured["curve"]] == [0, 2, 4]
+    steps = []
+    monkeypatch.setattr(Trainer, "_seed_step", lambda trainer: steps.append(trainer.iter_num))
+    again, resumed = train_on_repeats("conv-attention", 0, config, "cpu", unfinished(tmp_path / "cut", resume=True))
+    assert steps == [3, 4, 5, 6, 7] and resumed["curve"] == unbroken["curve"]
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), net.parameters()))
+
+
+def test_a_detached_convolution_stays_as_it_was(tmp_path):
     config = RepeatsConfig(repeat_steps=5, repeat_batch=4)
     torch.manual_seed(0)
     fresh = build("detached", config.repeat_vocab, config.repeat_block, config.repeat_width)
-    net, _ = train_on_repeats("detached", 0, config, "cpu")
+    net, _ = train_on_repeats("detached", 0, config, "cpu", unfinished(tmp_path))
     assert torch.equal(net.layers["conv"].weight, fresh.layers["conv"].weight)
     assert not torch.equal(net.wte.weight, fresh.wte.weight)
 

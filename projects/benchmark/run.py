@@ -3,6 +3,7 @@
     python projects/benchmark/run.py                       all that is timed: half an hour
     python projects/benchmark/run.py training generation   some of it; results of the rest, in --out, are kept
     python projects/benchmark/run.py quality --repeats 3   does bfloat16 cost anything? 1,000 steps, 3 seeds
+    python projects/benchmark/run.py changes               what single changes are worth: ours with one of them taken back
     python projects/benchmark/run.py gpu --compile         on a GPU: a training step of GPT-2
     python projects/benchmark/run.py report                the tables and the figure again, from --out
     python projects/benchmark/run.py --quick               shows that everything runs, and measures nothing
@@ -36,6 +37,7 @@ TOPICS = {  # what run.py measures by itself, and what with
 }
 ON_REQUEST = {
     "quality": "bfloat16's loss beside float32's",
+    "changes": "ours beside ours, with one change taken back",
     "gpu": "a training step of GPT-2 on a CUDA GPU, beside nanoGPT's way",
 }
 
@@ -65,11 +67,11 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def read_tables(out: Path) -> list[Table]:
-    """What has been measured into a folder, in the order of `TOPICS`."""
+def read_tables(out: Path, but: str = "") -> list[Table]:
+    """What has been measured into a folder, in the order of `TOPICS`, without the topic `but`."""
     tables = []
     for topic in [*TOPICS, *ON_REQUEST]:
-        if (path := out / f"{topic}.json").exists():
+        if topic != but and (path := out / f"{topic}.json").exists():
             for saved in json.loads(read_text(path))["tables"]:
                 timings = {name: Timing(tuple(t["seconds"])) for name, t in saved["timings"].items()}
                 tables.append(Table(**{**saved, "timings": timings}))
@@ -144,7 +146,7 @@ def main() -> None:
             for table in read_tables(out):
                 print_table(table)
         if len(topics) != 1 or args.topics == ["report"]:
-            plot(read_tables(out), out / "benchmark.png")
+            plot(read_tables(out, but="changes"), out / "benchmark.png")
             print(f"\nWritten to {out}")
 
 

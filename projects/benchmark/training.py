@@ -8,7 +8,7 @@ its own memory management, and takes an untimed step after each change of it: ou
 (`mingpt.utils.keep_freed_memory`), the peers run as they come.
 
 "Share of the limit" is the operations of the step's matrix products in the time of the step, over those of a product of
-two 2,048 x 2,048 matrices in bfloat16 in the time that it takes in the same round.
+two 2,048 x 2,048 matrices of the same format in the time that it takes in the same round.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ SHAPES = {  # title -> config, sequences in a batch, goals against minGPT's and 
 }
 QUICK = {"2 layers, 2 heads, 32 wide": (dict(n_layer=2, n_head=2, n_embd=32, vocab_size=256, block_size=32), 8, (0, 0))}
 MINGPT, NANOGPT, FLOAT32, BFLOAT16 = "minGPT's way, float32", "nanoGPT's way, float32", "ours, float32", "ours, bfloat16"
-PRODUCT = "(a product of matrices, bfloat16)"
+PRODUCTS = {FLOAT32: "(a product of matrices, float32)", BFLOAT16: "(a product of matrices, bfloat16)"}
 
 
 def make_step(way: str, config: GPTConfig, batch_size: int, compiled: bool = False) -> Callable[[], object]:
@@ -76,7 +76,8 @@ def measure(quick: bool = False, repeats: int = 7, compiled: bool = False) -> It
     """One table for each shape. `compiled` adds ours under torch.compile, which needs a C++ compiler."""
     fast = has_fast_bfloat16(torch.device("cpu"))
     size = 128 if quick else 2048
-    matrix = torch.randn(size, size).bfloat16()
+    matrices = {FLOAT32: torch.randn(size, size), **({BFLOAT16: torch.randn(size, size).bfloat16()} if fast else {})}
+    products = {PRODUCTS[way]: lambda matrix=matrix: matrix @ matrix for way, matrix in matrices.items()}
     for title, (shape, batch_size, goals) in (QUICK if quick else SHAPES).items():
         config = GPTConfig(**shape)
         ways = [MINGPT, NANOGPT, FLOAT32, *([BFLOAT16] if fast else [])]
@@ -86,16 +87,16 @@ def measure(quick: bool = False, repeats: int = 7, compiled: bool = False) -> It
         before = {way: partial(settle, step, usual_memory if way in (MINGPT, NANOGPT) else keep_freed_memory)
                   for way, step in steps.items()}
         ours = BFLOAT16 if fast else FLOAT32
-        timings = compare({**steps, **({PRODUCT: lambda: matrix @ matrix} if fast else {})},
-                          repeats=repeats if config.n_layer < 12 else min(repeats, 3), before=before)
+        timings = compare({**steps, **products}, repeats=repeats if config.n_layer < 12 else min(repeats, 3), before=before)
         facts, flops = {}, count_flops(config, batch_size)
         facts["float32: times minGPT's way (goal 1.25)"] = median(
             a / b for a, b in zip(timings[MINGPT].seconds, timings[FLOAT32].seconds))
-        if fast:
-            product = timings.pop(PRODUCT)
-            facts["limit, bfloat16 products, GFLOP/s"] = 2e-9 * size**3 / product.median
-            facts["share of the limit" + (" (goal 0.55)" if title == "GPT-2" else "")] = median(
-                flops / step / (2 * size**3 / one) for step, one in zip(timings[ours].seconds, product.seconds))
+        for way in matrices:
+            product, name = timings.pop(PRODUCTS[way]), way.removeprefix("ours, ")
+            facts[f"limit, {name} products, GFLOP/s"] = 2e-9 * size**3 / product.median
+            goal = " (goal 0.55)" if title == "GPT-2" and way == BFLOAT16 else ""
+            facts[f"share of the limit, {name}{goal}"] = median(
+                flops / step / (2 * size**3 / one) for step, one in zip(timings[way].seconds, product.seconds))
         del steps, before
         if not quick:
             for way in (NANOGPT, ours):

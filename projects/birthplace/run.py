@@ -18,6 +18,7 @@ A closer look, handing in, and marking; each has a --help of its own:
 
     run.py analyze                       what a finetuned model knows, and whether it knows that it knows
     run.py cost                          what a training step of each variant costs
+    run.py ablate                        what each part of the recipe brings, one change at a time
     run.py submit                        collect what is to be handed in, and show its marks
     run.py grade submission.zip          mark a submission
     run.py --handout DIR                 write the starter version, without the functions to be written
@@ -51,7 +52,8 @@ COMMANDS = {  # each with the flags that only some commands take
     "london": {"eval_corpus_path", "finetune_corpus_path"},
 }
 OTHERS = {  # commands with a module, flags and --help of their own
-    "analyze": "analysis", "cost": "cost", "submit": "submit", "grade": "grade", "handout": "handout", "--handout": "handout"}
+    "analyze": "analysis", "ablate": "ablations", "cost": "cost", "submit": "submit", "grade": "grade",
+    "handout": "handout", "--handout": "handout"}
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,8 @@ def report(out: Path) -> None:
         if kind == "repeats":
             others["conv → attention, by hand"] = by_hand(any_run["settings"])
         about = any_run["settings"].get("source", "repeated random segments")
-        tables.append(f"{about}; {seeds_of(runs)}, mean ± standard deviation\n\n{table(runs, columns, others)}")
+        spread = ", mean ± standard deviation" if max(map(len, runs.values())) > 1 else ""
+        tables.append(f"{about}; {seeds_of(runs)}{spread}\n\n{table(runs, columns, others)}")
         if "conv-attention" in runs:
             tables.append(f"Changes to the trained net, {kind}\n\n{ablation_table(runs)}")
             tables.append(f"Taps, {kind}\n\n{tap_table(runs)}")

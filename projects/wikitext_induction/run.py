@@ -4,17 +4,18 @@
     python projects/wikitext_induction/run.py --quick      the same in seconds; the text then teaches nothing
     python projects/wikitext_induction/run.py repeats --seeds 3
     python projects/wikitext_induction/run.py text --data_dir DIR --train_split test --eval_split valid
-    python projects/wikitext_induction/run.py text --size full       384 wide, 10 epochs: an hour or more
+    python projects/wikitext_induction/run.py text --size full       384 wide, 10 epochs: 45 minutes
     python projects/wikitext_induction/run.py faults       what is wrong with the published code, shown
     python projects/wikitext_induction/run.py report       tables and figures again, from the runs in --out
     torchrun --nproc_per_node 8 projects/wikitext_induction/run.py text --size full      in several processes
 
-The text is WikiText-2, downloaded; where it cannot be had, a generated one, with a note. A study of several seeds may
-be stopped and taken up with --resume: runs that are finished are kept.
+The text is WikiText-2, downloaded; where it cannot be had, a generated one, with a note. A study may be stopped and taken
+up with --resume: runs that are finished are kept, and the one that was cut short goes on from its last checkpoint.
 """
 
 import json
 import os
+import shutil
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -28,7 +29,8 @@ from projects.wikitext_induction.faults import show_faults
 from projects.wikitext_induction.nets import VARIANTS, parse_names
 from projects.wikitext_induction.report import report
 from projects.wikitext_induction.text import GENERATED_ARTICLES, load_corpus
-from projects.wikitext_induction.training import RepeatsConfig, TextConfig, TextTask, train_on_repeats, train_on_text
+from projects.wikitext_induction.training import (RepeatsConfig, TextConfig, TextTask, Unfinished, train_on_repeats,
+                                                  train_on_text)
 
 SIZES = {  # of training on text; the fields that differ from TextConfig's
     "quick": dict(vocab_size=512, block_size=288, n_embd=32, epochs=1, batch_size=4, learning_rate=3e-3, eval_blocks=4,
@@ -50,11 +52,13 @@ class Options:
     seeds: Annotated[int, "how many runs of each net, with seeds from --seed on"] = 1
     device: Annotated[str, "auto, cpu, cuda, mps"] = "auto"
     dtype: Annotated[str, "auto, float32, bfloat16, for matrix products on text; repeats take float32"] = "auto"
-    resume: Annotated[bool, "true: keep the finished runs in the folder"] = False
+    resume: Annotated[bool, "true: go on with the study in the folder, perhaps in more or fewer processes"] = False
+    checkpoint_interval: Annotated[int, "steps between checkpoints of a run"] = 100
 
     def __post_init__(self):
-        if self.seeds < 1:
-            raise ValueError(f"--seeds is {self.seeds}; it must be at least 1")
+        for name in ("seeds", "checkpoint_interval"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class DataOptions:
 
 
 def run_all(kind: str, options: Options, settings: dict, train) -> None:
-    """`train(net, seed)` for each net and seed; each result goes to a file of its own, as soon as it is there.
+    """`train(net, seed, unfinished)` for each net and seed; each result goes to a file of its own once it is there.
 
     kind is "repeats" or "text"; settings, plain values, decide whether a finished run is still the one that is wanted.
     """
@@ -83,25 +87,32 @@ def run_all(kind: str, options: Options, settings: dict, train) -> None:
         if not options.resume:
             for old in [*folder.glob("*.json"), *folder.glob("*.params")]:
                 old.unlink()
+        if is_first_process():  # the others come when the first one may be writing again
+            for old in folder.glob("*/measured.json"):
+                if not options.resume or json.loads(read_text(old))["settings"] != settings:
+                    shutil.rmtree(old.parent)
     for seed in range(options.seed, options.seed + options.seeds):
         for name in names:
             path = folder / f"{name}.seed{seed}.json"
             if path.exists() and json.loads(read_text(path))["settings"] == settings:
                 continue
             print(f"[{kind}, seed {seed}] {name}: {VARIANTS[name].label}")
-            net, result = train(name, seed)
+            unfinished = Unfinished(folder / f"{name}.seed{seed}", settings, options.checkpoint_interval, options.resume)
+            net, result = train(name, seed, unfinished)
             if not is_first_process():
                 continue
             if seed == options.seed:  # the figures show the nets of one seed
                 saved = {"model": net.state_dict(), "config": config_to_dict(net.config)}
                 save_torch(path.with_suffix(".params"), saved)
             write_json(path, {"kind": kind, "net": name, "seed": seed, "settings": settings, **result})
+            shutil.rmtree(unfinished.folder)
 
 
 def study_repeats(options: Options, config: RepeatsConfig) -> None:
     """All nets on repeated random segments."""
     device = str(pick_device(options.device))
-    run_all("repeats", options, config_to_dict(config), lambda name, seed: train_on_repeats(name, seed, config, device))
+    run_all("repeats", options, config_to_dict(config),
+            lambda name, seed, unfinished: train_on_repeats(name, seed, config, device, unfinished))
 
 
 def study_text(options: Options, data: DataOptions, config: TextConfig, quick: bool) -> None:
@@ -116,7 +127,7 @@ def study_text(options: Options, data: DataOptions, config: TextConfig, quick: b
         task.tokenizer.save(Path(options.out) / "text" / "tokenizer")
         write_text(Path(options.out) / "text" / "source.txt", f"{corpus.source}\n{task.describe()}\n")
     run_all("text", options, {**config_to_dict(config), "source": corpus.source},
-            lambda name, seed: train_on_text(name, seed, task, device, options.dtype))
+            lambda name, seed, unfinished: train_on_text(name, seed, task, device, options.dtype, unfinished))
 
 
 def main() -> None:

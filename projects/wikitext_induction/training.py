@@ -1,8 +1,11 @@
 """Train one net on one of the two kinds of data, and measure it on the way."""
 
+import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -11,8 +14,9 @@ from torch.nn import functional as F
 
 from mingpt.conv_attention import Net
 from mingpt.optim import OptimConfig
+from mingpt.processes import is_first_process
 from mingpt.trainer import Trainer, TrainerConfig
-from mingpt.utils import set_seed
+from mingpt.utils import read_text, set_seed, write_json
 from projects.wikitext_induction.ablations import ablate
 from projects.wikitext_induction.measures import chance, in_context_learning, measure_quotation, measure_repeats
 from projects.wikitext_induction.nets import build
@@ -69,34 +73,73 @@ def _positive(config, *but: str) -> None:
             raise ValueError(f"--{name} is {value}; it must be positive")
 
 
-def train_on_repeats(name: str, seed: int, config: RepeatsConfig, device: str) -> tuple[Net, dict]:
+@dataclass(frozen=True)
+class Unfinished:
+    """What a run keeps on disk until it is finished: its checkpoint, and in measured.json what was measured so far.
+
+    settings  plain values that decide whether a later run is the same one; kept in measured.json
+    interval  steps between checkpoints
+    resume    go on from the checkpoint, if there is one, perhaps in another number of processes
+    """
+
+    folder: Path
+    settings: dict
+    interval: int
+    resume: bool
+
+
+def train_and_measure(trainer: Trainer, measure: Callable[[], dict], due: Callable[[int], bool],
+                      unfinished: Unfinished) -> tuple[list[dict], float]:
+    """Train, and measure before the first step and after each that is due.
+
+    Returns the measurements, each with its "step", and the seconds that all of it took, earlier parts of a resumed run
+    included up to their last measurement.
+    """
+    path, curve, before = unfinished.folder / "measured.json", [], 0.0
+    if unfinished.resume:
+        trainer.load_checkpoint()
+    if trainer.iter_num:
+        saved = json.loads(read_text(path))
+        # What was measured after the checkpoint will be measured again.
+        curve, before = [point for point in saved["curve"] if point["step"] <= trainer.iter_num], saved["seconds"]
+    start = time.perf_counter()
+
+    def take() -> None:
+        curve.append({"step": trainer.iter_num, **measure()})
+        if is_first_process():
+            seconds = before + time.perf_counter() - start
+            write_json(path, {"settings": unfinished.settings, "seconds": seconds, "curve": curve})
+
+    def on_batch_end(trainer: Trainer) -> None:
+        if due(trainer.iter_num):
+            take()
+
+    if not curve:
+        take()
+    trainer.add_callback("on_batch_end", on_batch_end)
+    trainer.run(resume=unfinished.resume)
+    return curve, round(before + time.perf_counter() - start, 1)
+
+
+def train_on_repeats(name: str, seed: int, config: RepeatsConfig, device: str,
+                     unfinished: Unfinished) -> tuple[Net, dict]:
     """Train the net called `name` on repeated segments. Returns it and its results, as plain values."""
     set_seed(seed)
     net = build(name, config.repeat_vocab, config.repeat_block, config.repeat_width)
     test = random_repeats(config.repeat_vocab, config.repeat_block // 3, 64)
     # The sizes are too small for 16 bits to pay.
     how = TrainerConfig(max_iters=config.repeat_steps, batch_size=config.repeat_batch, seed=seed, device=device,
-                        dtype="float32")
+                        dtype="float32", checkpoint_interval=unfinished.interval)
     optim = OptimConfig(learning_rate=config.repeat_lr, beta2=0.98, weight_decay=0.01, schedule="constant",
                         warmup_iters=50)
     data = TiledSegments(config.repeat_vocab, config.repeat_block, 100 * config.repeat_batch, seed)
-    trainer = Trainer(how, optim, net, data)
-    start, curve = time.perf_counter(), []
-
-    def measure(step: int) -> None:
-        curve.append({"step": step, **on_cpu(net, measure_repeats, test)})
-
-    def on_batch_end(trainer: Trainer) -> None:
-        if trainer.iter_num % config.repeat_every == 0 or trainer.iter_num == trainer.max_iters:
-            measure(trainer.iter_num)
-
-    measure(0)
-    trainer.add_callback("on_batch_end", on_batch_end)
-    trainer.run()
-    seconds = time.perf_counter() - start
+    trainer = Trainer(how, optim, net, data, out_dir=unfinished.folder)
+    curve, seconds = train_and_measure(
+        trainer, lambda: on_cpu(net, measure_repeats, test),
+        lambda step: step % config.repeat_every == 0 or step == trainer.max_iters, unfinished)
     net.cpu()
     return net, {"curve": curve, "final": curve[-1], "chance": chance(test), **about_convolution(net, test),
-                 "seconds": round(seconds, 1)}
+                 "seconds": seconds}
 
 
 class TextTask:
@@ -119,7 +162,8 @@ class TextTask:
         return f"{tokens:,} tokens to train on, a vocabulary of {V:,}, {len(self.dursley)} tokens in the Dursley text"
 
 
-def train_on_text(name: str, seed: int, task: TextTask, device: str, dtype: str) -> tuple[Net, dict]:
+def train_on_text(name: str, seed: int, task: TextTask, device: str, dtype: str,
+                  unfinished: Unfinished) -> tuple[Net, dict]:
     """Train the net called `name` on text. Returns it and its results, as plain values."""
     config, T = task.config, task.config.block_size
     set_seed(seed)
@@ -131,34 +175,26 @@ def train_on_text(name: str, seed: int, task: TextTask, device: str, dtype: str)
         data, size = task.lines, dict(batch_size=0, batch_tokens=config.batch_size * T)
     # The assignment names the rate, the schedule and the warm-up; the rest is as its library has it: no weight decay.
     optim = OptimConfig(learning_rate=config.learning_rate, beta2=0.999, weight_decay=0.0, schedule="cosine")
-    how = TrainerConfig(max_epochs=config.epochs, seed=seed, device=device, dtype=dtype, **size)
-    trainer = Trainer(how, optim, net, data)
+    how = TrainerConfig(max_epochs=config.epochs, seed=seed, device=device, dtype=dtype,
+                        checkpoint_interval=unfinished.interval, **size)
+    trainer = Trainer(how, optim, net, data, out_dir=unfinished.folder)
     # How many steps there are is known now.
     trainer.optim = replace(optim, warmup_iters=round(config.warmup_ratio * trainer.max_iters))
-    curve = []
 
-    def measure(step: int) -> None:
+    def measure() -> dict:
         on_train = evaluate(net, task.train, config.eval_blocks, trainer.device, trainer.dtype)
-        curve.append({"step": step, "epoch": round(step * config.epochs / trainer.max_iters, 2),
-                      "train_loss": on_train["loss"], "train_accuracy": on_train["accuracy"],
-                      **evaluate(net, task.evaluation, config.eval_blocks, trainer.device, trainer.dtype),
-                      **on_cpu(net, measure_repeats, task.repeats),
-                      "dursley": on_cpu(net, measure_quotation, task.dursley)})
+        return {"epoch": round(trainer.epoch, 2), "train_loss": on_train["loss"], "train_accuracy": on_train["accuracy"],
+                **evaluate(net, task.evaluation, config.eval_blocks, trainer.device, trainer.dtype),
+                **on_cpu(net, measure_repeats, task.repeats), "dursley": on_cpu(net, measure_quotation, task.dursley)}
 
-    def on_batch_end(trainer: Trainer) -> None:
-        done = trainer.iter_num / trainer.max_iters * 10  # ten measurements, evenly spaced
-        if math.floor(done) > math.floor((trainer.iter_num - 1) / trainer.max_iters * 10):
-            measure(trainer.iter_num)
+    def due(step: int) -> bool:  # ten times, evenly spaced
+        return step * 10 // trainer.max_iters > (step - 1) * 10 // trainer.max_iters
 
-    start = time.perf_counter()
-    measure(0)
-    trainer.add_callback("on_batch_end", on_batch_end)
-    trainer.run()
-    seconds = time.perf_counter() - start
+    curve, seconds = train_and_measure(trainer, measure, due, unfinished)
     whole = evaluate(net, task.evaluation, len(task.evaluation), trainer.device, trainer.dtype)
     net.cpu()
     return net, {"curve": curve, "final": {**curve[-1], **whole}, "chance": chance(task.repeats),
-                 **about_convolution(net, task.repeats), "steps": trainer.max_iters, "seconds": round(seconds, 1)}
+                 **about_convolution(net, task.repeats), "steps": trainer.max_iters, "seconds": seconds}
 
 
 def about_convolution(net: Net, idx: Tensor) -> dict:

@@ -1,0 +1,217 @@
+"""What each part of the recipe brings: pretraining, finetuning and questions again, with one change at a time.
+
+    python projects/birthplace/run.py ablate --seeds 3                            the embedded world: a minute or two each
+    python projects/birthplace/run.py ablate --data cs224n --people 700           a third of the assignment's people
+    python projects/birthplace/run.py ablate --only "recipe; AdamW alone"         some of the changes
+
+Every run takes the same number of steps of the same size, so a change that makes the examples longer reads each document fewer times.
+On the assignment's files dev is left alone: of the training questions of --people people three in four are trained on, and the rest
+are asked; the corpus is those people's documents. Finished runs stay in --out, and --resume keeps them. Writes ablations.json,
+ablations.md and ablations.png.
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+
+from mingpt.batches import Batches
+from mingpt.config import Parser, config_from_args, config_to_dict
+from mingpt.plotting import COLORS, figure
+from mingpt.utils import one_line_errors, read_text, write_json, write_text
+from projects.birthplace.dataset import make_tokenizer, read_pairs
+from projects.birthplace.evaluate import predict, score
+from projects.birthplace.files import Files, Questions, load_files
+from projects.birthplace.recipes import BLOCK_SIZE, MUON, RECIPES, Recipe, finetuning_data, get_recipe, pretraining_data
+from projects.birthplace.steps import Settings, new_model, train
+
+
+def with_optim(recipe: Recipe, **fields) -> Recipe:
+    """Other fields of OptimConfig in both phases."""
+    return replace(recipe, **{name: replace(phase, optim=replace(phase.optim, **fields))
+                              for name, phase in (("pretrain", recipe.pretrain), ("finetune", recipe.finetune))})
+
+
+def with_length(recipe: Recipe, times: float) -> Recipe:
+    """Pretraining of another length."""
+    trainer = recipe.pretrain.trainer
+    return replace(recipe, pretrain=replace(recipe.pretrain, trainer=replace(
+        trainer, max_iters=round(trainer.max_iters * times))))
+
+
+def with_model(recipe: Recipe, **fields) -> Recipe:
+    """Other fields of GPTConfig."""
+    return replace(recipe, model={**recipe.model, **fields})
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that is done in another way: the variant of the model, or something of the recipe."""
+
+    recipe: Callable[[Recipe], Recipe] = lambda recipe: recipe
+    variant: str = "vanilla"
+
+
+CHANGES = {
+    "recipe": Change(),
+    "gaps of the assignment's law alone": Change(lambda recipe: replace(recipe, salient=0.0, recall=0.0)),
+    "gaps in capitalised words, with the document around them": Change(
+        lambda recipe: replace(recipe, salient=recipe.salient + recipe.recall, recall=0.0)),
+    "no gaps of the assignment's law": Change(lambda recipe: replace(recipe, recall=1 - recipe.salient)),
+    "AdamW alone": Change(lambda recipe: with_optim(recipe, optimizer="adamw")),
+    "AdamW alone, a third of its rate": Change(lambda recipe: with_optim(
+        replace(recipe, pretrain=replace(recipe.pretrain, optim=replace(recipe.pretrain.optim, learning_rate=1e-3))),
+        optimizer="adamw")),
+    "queries and keys not normalised": Change(lambda recipe: with_model(recipe, qk_norm=False)),
+    "dropout 0.1": Change(lambda recipe: with_model(recipe, dropout=0.1)),
+    "a head of its own, not the embeddings": Change(lambda recipe: with_model(recipe, tie_weights=False)),
+    "learned positions that always begin at 0": Change(lambda recipe: replace(recipe, shift=False)),
+    "rotary positions": Change(variant="rope"),
+    "no documents while finetuning": Change(lambda recipe: replace(recipe, mixed=0.0)),
+    "finetuning at the rates of pretraining": Change(
+        lambda recipe: replace(recipe, finetune=replace(recipe.finetune, optim=replace(MUON, warmup_iters=0)))),
+    "half the readings": Change(lambda recipe: with_length(recipe, 0.5)),
+    "twice the readings": Change(lambda recipe: with_length(recipe, 2)),
+}
+
+
+@dataclass(frozen=True)
+class AblationOptions:
+    """Which runs, on what."""
+
+    out: Annotated[str, "folder for everything that is written"] = "out/birthplace_ablations"
+    data: Annotated[str, "world, or cs224n (downloaded, or --data_dir)"] = ""
+    data_dir: Annotated[str, "folder with the assignment's files, instead of a download"] = ""
+    people: Annotated[int, "cs224n: how many people, in order of the shuffled training questions"] = 700
+    recipe: Annotated[str, f"{', '.join(RECIPES)}; world or salient, by the data, unless given"] = ""
+    max_iters: Annotated[int, "steps of pretraining; 0: as many as the recipe takes, on cs224n for 60 readings"] = 0
+    batch_tokens: Annotated[int, "characters in a step of pretraining"] = 2048
+    only: Annotated[str, "changes, with ; between them; all, unless given"] = ""
+    seed: Annotated[int, "first seed"] = 0
+    seeds: Annotated[int, "how many runs of each, with seeds from --seed on"] = 1
+    device: Annotated[str, "auto, cpu, cuda, mps"] = "auto"
+    dtype: Annotated[str, "auto, float32, bfloat16, float16"] = "auto"
+    resume: Annotated[bool, "true: keep the finished runs in the folder"] = False
+
+    def __post_init__(self):
+        for name in ("people", "batch_tokens", "seeds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least 1")
+        for name in self.names:
+            if name not in CHANGES:
+                raise ValueError(f"no change is called {name!r}; there are: {'; '.join(CHANGES)}")
+
+    @property
+    def names(self) -> list[str]:
+        """The changes that are wanted."""
+        return [name.strip() for name in self.only.split(";")] if self.only else list(CHANGES)
+
+
+def laboratory(files: Files, people: int) -> Files:
+    """The documents of the first `people` of the shuffled training questions, three quarters of the questions to train
+    on, and the rest in place of dev."""
+    pairs = read_pairs(files.train, files.train_source, answers=True)
+    random.Random(7).shuffle(pairs)
+    pairs = pairs[:people]
+    asked, kept = pairs[: len(pairs) // 4], pairs[len(pairs) // 4 :]
+    names = {question.removeprefix("Where was ").removesuffix(" born?") for _, question, _ in pairs}
+    corpus = "\n".join(line for line in files.corpus.split("\n") if line.partition(". ")[0] in names)
+    if not asked or not corpus:
+        raise ValueError(f"{files.train_source}: {len(pairs)} of its people are too few; raise --people")
+    dev = Questions([question for _, question, _ in asked], [answer for *_, answer in asked], files.train_source,
+                    [number for number, *_ in asked])
+    return replace(files, corpus=corpus, train="".join(f"{question}\t{answer}\n" for _, question, answer in kept), dev=dev)
+
+
+def run_one(change: Change, recipe: Recipe, files: Files, tokenizer, options: AblationOptions, seed: int, out: Path) -> dict:
+    """One run with one change. Returns the share of right answers, in percent, and what else one may want to know."""
+    started = time.perf_counter()
+    recipe = change.recipe(recipe)
+    settings = Settings(change.variant, recipe, seed, device=options.device, dtype=options.dtype, checkpoint_interval=0)
+    model = new_model(settings, tokenizer)
+    documents = pretraining_data(recipe, files.corpus, tokenizer, seed, files.corpus_source)
+    read = train(settings, recipe.pretrain, model, tokenizer, documents, out / "pretrain")
+    questions = finetuning_data(recipe, files.train, files.corpus, tokenizer, seed, True, files.train_source,
+                                files.corpus_source)
+    train(settings, recipe.finetune, model, tokenizer, questions, out / "finetune")
+    right = score(predict(model, tokenizer, files.dev.questions), files.dev.answers)
+    return {"percent": right.percent, "correct": right.correct, "questions": right.total, "steps": len(read),
+            "pretraining loss": round(float(np.mean(read[-50:])), 4), "seconds": round(time.perf_counter() - started, 1)}
+
+
+def report(runs: dict[str, list[dict]], out: Path, about: str) -> None:
+    """The table, printed and as Markdown, and the figure."""
+    base = [run["percent"] for run in runs.get("recipe", [])]
+    lines = [about, "", "| change | right answers | difference, seed by seed |", "|---|---|---|"]
+    for name, those in runs.items():
+        percent = [run["percent"] for run in those]
+        gained = [run["percent"] - base[i] for i, run in enumerate(those)] if len(base) == len(those) else []
+        lines.append(f"| {name} | {spread(percent)} % | {spread(gained, '+') if gained and name != 'recipe' else ''} |")
+    print("\n" + "\n".join(lines))
+    write_text(out / "ablations.md", "\n".join(lines) + "\n")
+    write_json(out / "ablations.json", {"about": about, "runs": runs})
+    with figure(out / "ablations.png", width=8.5, height=1.2 + 0.32 * len(runs)) as axes:
+        for y, (name, those) in enumerate(runs.items()):
+            percent = [run["percent"] for run in those]
+            axes.barh(y, np.mean(percent), color=COLORS["grey" if name == "recipe" else "blue"], height=0.7)
+            axes.plot(percent, [y] * len(percent), ".", color="black", ms=6)
+        if base:
+            axes.axvline(np.mean(base), color="black", lw=0.8, ls="--")
+        axes.set_yticks(range(len(runs)), list(runs))
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set(xlabel="right answers (%); dots: single seeds", xlim=(0, 100), title="The recipe, and one change at a time")
+
+
+def spread(values: list[float], sign: str = "") -> str:
+    """Mean, and standard deviation where there are several."""
+    more = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):{sign}.1f}{more}"
+
+
+def main(words: list[str] | None = None) -> None:
+    """Read the command line, run, report."""
+    parser = Parser(prog="run.py ablate", description=__doc__)
+    parser.add_config(AblationOptions, "ablate")
+    args = parser.parse_args(words)
+    with one_line_errors():
+        options = config_from_args(AblationOptions, args)
+        data, out = options.data or ("cs224n" if options.data_dir else "world"), Path(options.out)
+        files = load_files(data, options.data_dir)
+        if data == "cs224n":
+            files = laboratory(files, options.people)
+        tokenizer = make_tokenizer(files.corpus, files.corpus_source)
+        files.dev.check(tokenizer, BLOCK_SIZE)
+        recipe = get_recipe(options.recipe or ("world" if data == "world" else "salient"))
+        documents = pretraining_data(recipe, files.corpus, tokenizer, 0, files.corpus_source)
+        readings = 60 if data == "cs224n" else recipe.pretrain.trainer.max_epochs
+        steps = options.max_iters or readings * len(Batches(documents, batch_tokens=options.batch_tokens))
+        recipe = replace(recipe, pretrain=replace(recipe.pretrain, trainer=replace(
+            recipe.pretrain.trainer, max_epochs=0, max_iters=steps, batch_size=0, batch_tokens=options.batch_tokens)))
+        same = {"recipe": config_to_dict(recipe), "people": options.people if data == "cs224n" else 0, "data": data}
+
+        runs: dict[str, list[dict]] = {name: [] for name in options.names}
+        for seed in range(options.seed, options.seed + options.seeds):
+            for name in runs:
+                folder = out / f"{list(CHANGES).index(name):02}.seed{seed}"
+                path = folder / "result.json"
+                result = json.loads(read_text(path)) if options.resume and path.exists() else {}
+                if result.get("change") != name or result.get("same") != same:
+                    print(f"[seed {seed}] {name}")
+                    result = {"change": name, "seed": seed, "same": same,
+                              **run_one(CHANGES[name], recipe, files, tokenizer, options, seed, folder)}
+                    write_json(path, result)
+                runs[name].append({key: value for key, value in result.items() if key not in ("change", "same")})
+        about = (f"{len(files.dev.questions)} questions of {files.dev.source}, {steps:,} steps of {options.batch_tokens:,} characters, "
+                 f"{options.seeds} seed{'s' if options.seeds > 1 else ''}" + (" (mean ± standard deviation)" if options.seeds > 1 else ""))
+        report(runs, out, about)
+        print(f"\nWritten to {out}")
+
+
+if __name__ == "__main__":
+    main()
