@@ -138,15 +138,14 @@ def test_kill_nine_and_resume(tmp_path, environment):
     script.write_text(SCRIPT.format(tests=os.path.dirname(__file__)))
     def start(folder, pause):
         return subprocess.Popen([sys.executable, script, folder, str(pause)], env=environment, stderr=subprocess.DEVNULL)
-    assert start(tmp_path / "whole", 0).wait(120) == 0
-    run = start(tmp_path / "killed", 0.1)
+    unbroken, run = start(tmp_path / "whole", 0), start(tmp_path / "killed", 0.1)
     while not (tmp_path / "killed" / "checkpoint.pt").exists() or len(metrics(tmp_path / "killed")) < 8:
         assert run.poll() is None
         time.sleep(0.02)
     run.kill()  # SIGKILL
     run.wait()
     assert 3 <= load_torch(tmp_path / "killed" / "checkpoint.pt")["iter_num"] < 30
-    assert start(tmp_path / "killed", 0).wait(120) == 0
+    assert start(tmp_path / "killed", 0).wait(120) == 0 and unbroken.wait(120) == 0
     whole, killed = ([l["loss"] for l in metrics(tmp_path / name) if "loss" in l] for name in ("whole", "killed"))
     assert len(whole) == 30 and killed == whole
 

@@ -12,7 +12,7 @@ import torch
 from conftest import REPOSITORY
 from mingpt.conv_attention import ConvAttentionConfig, ConvAttentionNet
 from mingpt.trainer import Trainer
-from mingpt.utils import read_text
+from mingpt.utils import read_text, write_json
 from projects.wikitext_induction import faults
 from projects.wikitext_induction.ablations import ablate, one_further_back, smeared, without_previous
 from projects.wikitext_induction.handbuilt import handbuilt_net
@@ -297,6 +297,14 @@ def test_the_study_writes_everything_and_resumes(tmp_path, monkeypatch, capsys):
     other = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.json")}
     changed = {path.name for path in other if other[path] != again[path]}
     assert changed == {f"{net}.seed{seed}.json" for net in ("conv-attention", "detached") for seed in (0, 1)}, "other settings"
+
+    cut = tmp_path / "text" / "detached.seed7"
+    write_json(cut / "measured.json", {"settings": {}, "seconds": 1, "curve": []})
+    run(monkeypatch, "text", *words, "--resume", "--learning_rate", "1e-3", "--nets", "conv-attention")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "text", *words, "--resume", "--learning_rate", "1e-3")
+    assert "detached.seed7 was cut short under other settings; give those again" in capsys.readouterr().err
+    assert cut.exists(), "nothing is lost by a flag that was forgotten"
 
 
 def test_lines_with_a_padding_mask(tmp_path, monkeypatch):

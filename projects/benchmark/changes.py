@@ -58,6 +58,11 @@ def plain_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)
 
 
+def named(shape: dict) -> str:
+    """The shape of a model in words."""
+    return "{n_layer} layers, {n_head} heads, {n_embd} wide".format(**shape)
+
+
 def compare_steps(steps: dict[str, Callable], memory: dict[str, Callable], repeats: int) -> dict:
     """`compare`, each training step under its own memory management and after one that is not timed."""
     before = {name: partial(settle, step, memory.get(name, keep_freed_memory)) for name, step in steps.items()}
@@ -78,7 +83,7 @@ def training(quick: bool, repeats: int) -> Iterator[Table]:
     steps = {KEPT: step(), "float32": step("float32"), "with PyTorch's fused attention": step(attention="fused"),
              "with separate kernels for scale and mask": step(attention="explicit"),
              "GELU by tanh": replaced(step(), tanh_form), "freed memory given back": step()}
-    yield Table(f"Changes: training step, 4 layers, 8 heads, 256 wide, {dtype}",
+    yield Table(f"Changes: training step, {named(shape)}, {dtype}",
                 compare_steps(steps, {"freed memory given back": usual_memory}, repeats), KEPT)
 
     V, C, B, T = (8192, 384, 16, 256) if not quick else (256, 32, 4, 32)
@@ -95,6 +100,10 @@ def training(quick: bool, repeats: int) -> Iterator[Table]:
         q, k, v = self.qkv(x)
         return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
 
+    net = ConvAttentionNet(ConvAttentionConfig(V, T, C))
+    for change in ((mingpt.conv_attention, "cross_entropy", plain_cross_entropy), (CausalConv, "forward", convolve),
+                   (mingpt.conv_attention.Attention, "forward", fuse)):
+        torch.testing.assert_close(replaced(lambda: net(x, y)[1], change)(), net(x, y)[1])
     steps = {KEPT: net_step(), "float32": net_step("float32"),
              "PyTorch's cross-entropy": replaced(net_step(), (mingpt.conv_attention, "cross_entropy", plain_cross_entropy)),
              "Conv1d": replaced(net_step(), (CausalConv, "forward", convolve)),
@@ -111,8 +120,8 @@ def generation(quick: bool, repeats: int) -> Iterator[Table]:
     model = GPT(GPTConfig(vocab_size=256, block_size=512, **shape)).eval()
     idx = torch.randint(0, 256, (1, 16))
 
-    def generate(**options) -> Tensor:
-        return model.generate(idx, tokens, **options)
+    def generate() -> Tensor:
+        return model.generate(idx, tokens)
 
     context = GPT.context
 
@@ -124,7 +133,7 @@ def generation(quick: bool, repeats: int) -> Iterator[Table]:
     variants = {KEPT: generate, "a mask also for one new token": replaced(generate, (GPT, "context", always_a_mask)),
                 "with products, scale and mask apart": replaced(generate, (mingpt.model, "fastest_attention", lambda *_: "explicit")),
                 "with products, scale and mask in one": replaced(generate, (mingpt.model, "fastest_attention", lambda *_: "batched"))}
-    yield Table(f"Changes: generation, 6 layers, 6 heads, 384 wide, 1 x {tokens} tokens", compare(variants, repeats=repeats), KEPT)
+    yield Table(f"Changes: generation, {named(shape)}, 1 x {tokens} tokens", compare(variants, repeats=repeats), KEPT)
 
 
 @torch.no_grad()
@@ -173,7 +182,7 @@ def byte_pairs(quick: bool, repeats: int) -> Iterator[Table]:
     yield Table("Changes: BPE, cold", compare(variants, repeats=repeats, warmup=0), KEPT)
 
     def forgetful() -> list[int]:
-        learned._cache.clear()
+        learned._cache, learned._cached_chars = {}, 0
         return learned.encode_ordinary(text)
 
     variants = {KEPT: lambda: learned.encode_ordinary(text), "ids not kept from one call to the next": forgetful}
@@ -187,7 +196,8 @@ def ngrams(quick: bool, repeats: int) -> Iterator[Table]:
 
     def training(models: int = models) -> Callable[[], object]:
         ensemble = Transformers(TransformerConfig(10, n_embd=5, n_parallel=5), list(range(models)))
-        objective = Objective(law, "next", list(range(models)), 512)
+        # As many batches are drawn at once as a round takes, so that each round pays for its own.
+        objective = Objective(law, "next", list(range(models)), 512, ahead=model_steps // models)
         return lambda: train(ensemble, objective, TrainingConfig(model_steps // models))
 
     def each_draw(self: Objective) -> Batch:
@@ -243,7 +253,7 @@ def start(quick: bool, repeats: int) -> Iterator[Table]:
     code = "import mingpt.model"
     variants = {KEPT: partial(python, "-c", code), "plotting imported too": partial(python, "-c", f"{code}, matplotlib.pyplot"),
                 "downloads imported too": partial(python, "-c", f"{code}, requests")}
-    yield Table("Changes: start-up", compare(variants, repeats=1 if quick else repeats), KEPT)
+    yield Table("Changes: start-up", compare(variants, repeats=repeats), KEPT)
 
 
 def measure(quick: bool = False, repeats: int = 5) -> Iterator[Table]:

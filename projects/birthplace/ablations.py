@@ -4,10 +4,10 @@
     python projects/birthplace/run.py ablate --data cs224n --people 700           a third of the assignment's people
     python projects/birthplace/run.py ablate --only "recipe; AdamW alone"         some of the changes
 
-Every run takes the same number of steps of the same size, so a change that makes the examples longer reads each document fewer times.
-On the assignment's files dev is left alone: of the training questions of --people people three in four are trained on, and the rest
-are asked; the corpus is those people's documents. Finished runs stay in --out, and --resume keeps them. Writes ablations.json,
-ablations.md and ablations.png.
+Every run takes the same number of steps of the same size, but for those with half and twice the readings; so a change
+that makes the examples longer reads each document fewer times. On the assignment's files dev is left alone: of the
+training questions of --people people three in four are trained on, and the rest are asked; the corpus is those people's
+documents. Finished runs stay in --out, and --resume keeps them. Writes ablations.json, ablations.md and ablations.png.
 """
 
 import json
@@ -23,11 +23,12 @@ import numpy as np
 from mingpt.batches import Batches
 from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.plotting import COLORS, figure
+from mingpt.processes import process_count
 from mingpt.utils import one_line_errors, read_text, write_json, write_text
 from projects.birthplace.dataset import make_tokenizer, read_pairs
 from projects.birthplace.evaluate import predict, score
 from projects.birthplace.files import Files, Questions, load_files
-from projects.birthplace.recipes import BLOCK_SIZE, MUON, RECIPES, Recipe, finetuning_data, get_recipe, pretraining_data
+from projects.birthplace.recipes import BLOCK_SIZE, RECIPES, Recipe, finetuning_data, get_recipe, pretraining_data
 from projects.birthplace.steps import Settings, new_model, train
 
 
@@ -35,6 +36,12 @@ def with_optim(recipe: Recipe, **fields) -> Recipe:
     """Other fields of OptimConfig in both phases."""
     return replace(recipe, **{name: replace(phase, optim=replace(phase.optim, **fields))
                               for name, phase in (("pretrain", recipe.pretrain), ("finetune", recipe.finetune))})
+
+
+def with_pretraining_rate(recipe: Recipe, learning_rate: float) -> Recipe:
+    """Another rate of AdamW in pretraining."""
+    optim = replace(recipe.pretrain.optim, learning_rate=learning_rate)
+    return replace(recipe, pretrain=replace(recipe.pretrain, optim=optim))
 
 
 def with_length(recipe: Recipe, times: float) -> Recipe:
@@ -64,9 +71,8 @@ CHANGES = {
         lambda recipe: replace(recipe, salient=recipe.salient + recipe.recall, recall=0.0)),
     "no gaps of the assignment's law": Change(lambda recipe: replace(recipe, recall=1 - recipe.salient)),
     "AdamW alone": Change(lambda recipe: with_optim(recipe, optimizer="adamw")),
-    "AdamW alone, a third of its rate": Change(lambda recipe: with_optim(
-        replace(recipe, pretrain=replace(recipe.pretrain, optim=replace(recipe.pretrain.optim, learning_rate=1e-3))),
-        optimizer="adamw")),
+    "AdamW alone, pretraining at a third of its rate": Change(lambda recipe: with_optim(
+        with_pretraining_rate(recipe, recipe.pretrain.optim.learning_rate / 3), optimizer="adamw")),
     "queries and keys not normalised": Change(lambda recipe: with_model(recipe, qk_norm=False)),
     "dropout 0.1": Change(lambda recipe: with_model(recipe, dropout=0.1)),
     "a head of its own, not the embeddings": Change(lambda recipe: with_model(recipe, tie_weights=False)),
@@ -74,7 +80,8 @@ CHANGES = {
     "rotary positions": Change(variant="rope"),
     "no documents while finetuning": Change(lambda recipe: replace(recipe, mixed=0.0)),
     "finetuning at the rates of pretraining": Change(
-        lambda recipe: replace(recipe, finetune=replace(recipe.finetune, optim=replace(MUON, warmup_iters=0)))),
+        lambda recipe: replace(recipe, finetune=replace(recipe.finetune, optim=replace(recipe.pretrain.optim,
+                                                                                       warmup_iters=0)))),
     "half the readings": Change(lambda recipe: with_length(recipe, 0.5)),
     "twice the readings": Change(lambda recipe: with_length(recipe, 2)),
 }
@@ -87,7 +94,7 @@ class AblationOptions:
     out: Annotated[str, "folder for everything that is written"] = "out/birthplace_ablations"
     data: Annotated[str, "world, or cs224n (downloaded, or --data_dir)"] = ""
     data_dir: Annotated[str, "folder with the assignment's files, instead of a download"] = ""
-    people: Annotated[int, "cs224n: how many people, in order of the shuffled training questions"] = 700
+    people: Annotated[int, "cs224n: how many people, in order of the shuffled training questions; the world is taken whole"] = 700
     recipe: Annotated[str, f"{', '.join(RECIPES)}; world or salient, by the data, unless given"] = ""
     max_iters: Annotated[int, "steps of pretraining; 0: as many as the recipe takes, on cs224n for 60 readings"] = 0
     batch_tokens: Annotated[int, "characters in a step of pretraining"] = 2048
@@ -180,6 +187,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_config(AblationOptions, "ablate")
     args = parser.parse_args(words)
     with one_line_errors():
+        if process_count() > 1:
+            raise ValueError("ablate runs in one process; torchrun is for pretrain and finetune")
         options = config_from_args(AblationOptions, args)
         data, out = options.data or ("cs224n" if options.data_dir else "world"), Path(options.out)
         files = load_files(data, options.data_dir)
@@ -190,10 +199,12 @@ def main(words: list[str] | None = None) -> None:
         recipe = get_recipe(options.recipe or ("world" if data == "world" else "salient"))
         documents = pretraining_data(recipe, files.corpus, tokenizer, 0, files.corpus_source)
         readings = 60 if data == "cs224n" else recipe.pretrain.trainer.max_epochs
-        steps = options.max_iters or readings * len(Batches(documents, batch_tokens=options.batch_tokens))
+        per_reading = len(Batches(documents, batch_tokens=options.batch_tokens))
+        steps = options.max_iters or readings * per_reading or recipe.pretrain.trainer.max_iters
         recipe = replace(recipe, pretrain=replace(recipe.pretrain, trainer=replace(
             recipe.pretrain.trainer, max_epochs=0, max_iters=steps, batch_size=0, batch_tokens=options.batch_tokens)))
-        same = {"recipe": config_to_dict(recipe), "people": options.people if data == "cs224n" else 0, "data": data}
+        same = {"recipe": config_to_dict(recipe), "people": options.people if data == "cs224n" else 0, "data": data,
+                "data_dir": options.data_dir}
 
         runs: dict[str, list[dict]] = {name: [] for name in options.names}
         for seed in range(options.seed, options.seed + options.seeds):
@@ -206,8 +217,10 @@ def main(words: list[str] | None = None) -> None:
                     result = {"change": name, "seed": seed, "same": same,
                               **run_one(CHANGES[name], recipe, files, tokenizer, options, seed, folder)}
                     write_json(path, result)
+                    for phase in ("pretrain", "finetune"):
+                        (folder / phase / "checkpoint.pt").unlink()
                 runs[name].append({key: value for key, value in result.items() if key not in ("change", "same")})
-        about = (f"{len(files.dev.questions)} questions of {files.dev.source}, {steps:,} steps of {options.batch_tokens:,} characters, "
+        about = (f"{len(files.dev.questions)} questions of {Path(files.dev.source).name}, {steps:,} steps of {options.batch_tokens:,} characters, "
                  f"{options.seeds} seed{'s' if options.seeds > 1 else ''}" + (" (mean ± standard deviation)" if options.seeds > 1 else ""))
         report(runs, out, about)
         print(f"\nWritten to {out}")

@@ -47,10 +47,11 @@ class Objective:
     kind        "exact" (all contexts by their probability: every batch is the same), "full" (`batch_size` sampled
                 contexts against the true conditional) or "next" (the same against one sampled token each)
     seeds       one for each model: decides its batches, whatever models stand beside it
+    ahead       steps whose batches are drawn at once
     """
 
     def __init__(self, laws: Law | Sequence[Law], kind: str, seeds: Sequence[int], batch_size: int = 0,
-                 device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+                 device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, ahead: int = 64):
         laws = [laws] if isinstance(laws, Law) else list(laws)
         if kind not in OBJECTIVES:
             raise ValueError(f"the objective is {kind!r}; it must be one of {', '.join(OBJECTIVES)}")
@@ -71,6 +72,7 @@ class Objective:
             joint = joint[:, self.rows.cpu()]
         self.whole = Batch(self.rows, joint.to(device, dtype).transpose(1, 2).contiguous().transpose(1, 2))
         self.generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
+        self.ahead = ahead
         self._stock: list[Tensor] = []
 
     def divergence(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -96,13 +98,13 @@ class Objective:
         model = torch.arange(len(self.laws), device=self.device)[:, None]
         return Batch(rows, self.conditional[model, rows] / self.batch_size)
 
-    def _draw(self, steps: int = 64) -> Tensor:
-        """(M, batch_size) draws from each law's n-grams; made for several steps at once."""
+    def _draw(self) -> Tensor:
+        """(M, batch_size) draws from each law's n-grams."""
         if not self._stock:
             laws = self.laws * (len(self.seeds) if len(self.laws) == 1 else 1)
-            drawn = [torch.multinomial(law.joint.flatten(), steps * self.batch_size, True, generator=generator)
+            drawn = [torch.multinomial(law.joint.flatten(), self.ahead * self.batch_size, True, generator=generator)
                      for law, generator in zip(laws, self.generators)]
-            self._stock = list(torch.stack(drawn).to(self.device).view(len(drawn), steps, -1).unbind(1))
+            self._stock = list(torch.stack(drawn).to(self.device).view(len(drawn), self.ahead, -1).unbind(1))
         return self._stock.pop()
 
 

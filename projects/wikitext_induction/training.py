@@ -1,7 +1,6 @@
 """Train one net on one of the two kinds of data, and measure it on the way."""
 
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 
 from mingpt.conv_attention import Net
 from mingpt.optim import OptimConfig
-from mingpt.processes import is_first_process
+from mingpt.processes import is_first_process, lost_processes_named
 from mingpt.trainer import Trainer, TrainerConfig
 from mingpt.utils import read_text, set_seed, write_json
 from projects.wikitext_induction.ablations import ablate
@@ -97,7 +96,8 @@ def train_and_measure(trainer: Trainer, measure: Callable[[], dict], due: Callab
     """
     path, curve, before = unfinished.folder / "measured.json", [], 0.0
     if unfinished.resume:
-        trainer.load_checkpoint()
+        with lost_processes_named():
+            trainer.load_checkpoint()  # now, as the curve is cut at its step; run() takes it up again
     if trainer.iter_num:
         saved = json.loads(read_text(path))
         # What was measured after the checkpoint will be measured again.
