@@ -116,7 +116,7 @@ class AblationOptions:
     @property
     def names(self) -> list[str]:
         """The changes that are wanted."""
-        return [name.strip() for name in self.only.split(";")] if self.only else list(CHANGES)
+        return [" ".join(name.split()) for name in self.only.split(";")] if self.only else list(CHANGES)
 
 
 def laboratory(files: Files, people: int) -> Files:
