@@ -32,3 +32,15 @@ def cs224n_files():
     if not (folder / "wiki.txt").exists():
         pytest.skip("the files of CS224n's assignment 5 are not here")
     return folder
+
+
+@pytest.fixture
+def error_line(capsys):
+    """`error_line(run, *words)` is the one line in which a command ends that was called with a mistake."""
+    def call(run, *words) -> str:
+        with pytest.raises(SystemExit) as ended:
+            run(*words)
+        shown = capsys.readouterr().err
+        assert ended.value.code == 2 and shown.startswith("error: ") and shown.count("\n") == 1, shown
+        return shown
+    return call

@@ -110,8 +110,6 @@ def test_the_study(seed, tmp_path, monkeypatch, capsys):
     (("--draws", "10"), "--draws is 10; standard errors need at least 100"),
     (("--draws", "100000000"), "take more than 2 GB"),
 ])
-def test_mistakes_are_one_line(words, message, tmp_path, monkeypatch, capsys):
-    with pytest.raises(SystemExit) as exit:
-        run(monkeypatch, *words, "--out", tmp_path)
-    assert exit.value.code == 2 and message in capsys.readouterr().err
+def test_mistakes_are_one_line(words, message, tmp_path, monkeypatch, error_line):
+    assert message in error_line(run, monkeypatch, *words, "--out", tmp_path)
     assert not list(tmp_path.iterdir())

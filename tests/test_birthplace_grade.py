@@ -540,12 +540,9 @@ def test_the_command_prints_a_table_and_writes_json(correct, tmp_path, monkeypat
     (["x.zip", "--seconds", "0"], "error: --seconds is 0; it must be at least 1"),
     (["x.zip", "--data", "wiki"], "error: --data is 'wiki'; it must be world or cs224n"),
 ])
-def test_a_mistake_ends_in_one_line(words, message, tmp_path, monkeypatch, capsys):
+def test_a_mistake_ends_in_one_line(words, message, tmp_path, monkeypatch, error_line):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        run(monkeypatch, "grade", *words)
-    shown = capsys.readouterr().err
-    assert ended.value.code == 2 and shown.startswith(message) and shown.count("\n") == 1
+    assert error_line(run, monkeypatch, "grade", *words).startswith(message)
 
 
 def test_an_empty_corpus_is_named(correct, tmp_path):

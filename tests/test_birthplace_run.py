@@ -109,12 +109,9 @@ def test_london_on_the_real_dev_set_is_five_percent(cs224n_files, monkeypatch, c
     (["study", "vanilla", WIKI], "error: study takes no corpus"),
     (["--seeds", "0"], "error: --seeds is 0; it must be at least 1"),
 ])
-def test_a_mistake_ends_in_one_line(words, message, tmp_path, monkeypatch, capsys):
+def test_a_mistake_ends_in_one_line(words, message, tmp_path, monkeypatch, error_line):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        run(monkeypatch, *words)
-    shown = capsys.readouterr().err
-    assert ended.value.code == 2 and shown.startswith(message) and shown.count("\n") == 1
+    assert error_line(run, monkeypatch, *words).startswith(message)
 
 
 @pytest.mark.parametrize("words, message", [

@@ -27,15 +27,6 @@ def out(tmp_path):
     return shutil.copytree(world.out(), tmp_path / "out", ignore=shutil.ignore_patterns("submission.zip"))
 
 
-def fails(monkeypatch, capsys, *words) -> str:
-    """The one line that the command ends in."""
-    with pytest.raises(SystemExit) as ended:
-        run(monkeypatch, *words)
-    shown = capsys.readouterr().err
-    assert ended.value.code == 2 and shown.count("\n") == 1
-    return shown
-
-
 def test_a_submission_is_collected_and_marked(out, monkeypatch, capsys):
     monkeypatch.setattr(sandbox, "run_untrusted", lambda *_: world.answered())  # this code, run once for all tests
     run(monkeypatch, "submit", "--out", out, "--data_dir", world.data(), "--full_marks_at", "75", "--seed", world.SEED)
@@ -59,27 +50,27 @@ def test_the_same_files_give_the_same_zip(out, tmp_path):
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
 
 
-def test_all_that_is_missing_is_named_at_once(out, monkeypatch, capsys):
+def test_all_that_is_missing_is_named_at_once(out, monkeypatch, error_line):
     for name in ("rope.pretrain.dev.predictions", "rope.pretrain.finetune.params", "rope.nopretrain.dev.predictions",
                  "vanilla.pretrain.params"):
         (out / name).unlink()
-    shown = fails(monkeypatch, capsys, "submit", "--out", out, "--data_dir", world.data())
+    shown = error_line(run, monkeypatch, "submit", "--out", out, "--data_dir", world.data())
     assert shown == (f"error: {out}: missing rope.finetune.params, rope.pretrain.dev.predictions; make them, or hand in without "
                      "them by --partial\n") and not (out / "submission.zip").exists()
     collected = collect(out, REPOSITORY, partial=True)
     assert "rope.pretrain.test.predictions" in collected and "rope.finetune.params" not in collected
 
 
-def test_a_line_too_many_is_named(out, monkeypatch, capsys):
+def test_a_line_too_many_is_named(out, monkeypatch, error_line):
     path = out / "rope.pretrain.dev.predictions"
     write_text(path, read_text(path) + "Rome\n")
-    assert fails(monkeypatch, capsys, "submit", "--out", out, "--data_dir", world.data()) == \
+    assert error_line(run, monkeypatch, "submit", "--out", out, "--data_dir", world.data()) == \
         f"error: {path}: 9 lines for 8 questions; there must be one for each\n"
 
 
-def test_other_mistakes_are_named(out, tmp_path, monkeypatch, capsys):
+def test_other_mistakes_are_named(out, tmp_path, monkeypatch, error_line):
     def failed(*words):
-        return fails(monkeypatch, capsys, "submit", "--data_dir", world.data(), *words)
+        return error_line(run, monkeypatch, "submit", "--data_dir", world.data(), *words)
 
     assert "nowhere: no such folder; `run.py study` writes there" in failed("--out", tmp_path / "nowhere")
     assert "no code; --code is the folder with mingpt/ and projects/" in failed("--out", out, "--code", tmp_path)
@@ -111,14 +102,14 @@ def test_files_from_windows_are_read_as_they_are_meant(tmp_path):
     ("finetune", "birth_places_train.tsv:1: the character 'W' (U+0057) at place 0 is not in the vocabulary of 2"),
     ("evaluate", "parameters for another vocabulary"),
 ])
-def test_an_empty_corpus_ends_in_one_line(command, message, tmp_path, monkeypatch, capsys):
+def test_an_empty_corpus_ends_in_one_line(command, message, tmp_path, monkeypatch, error_line):
     write_text(tmp_path / "wiki.txt", "")
     words = {"pretrain": ["--quick", "--writing_params_path", tmp_path / "p"],
              "finetune": ["--quick", "--writing_params_path", tmp_path / "p", "--finetune_corpus_path",
                           world.data() / "birth_places_train.tsv"],
              "evaluate": ["--reading_params_path", world.out() / "vanilla.pretrain.finetune.params", "--eval_corpus_path",
                           world.data() / "birth_dev.tsv", "--outputs_path", tmp_path / "o"]}[command]
-    assert message in fails(monkeypatch, capsys, command, "vanilla", tmp_path / "wiki.txt", "--out", tmp_path, *words)
+    assert message in error_line(run, monkeypatch, command, "vanilla", tmp_path / "wiki.txt", "--out", tmp_path, *words)
 
 
 def test_options_have_help(monkeypatch, capsys):

@@ -335,14 +335,12 @@ def test_without_gpt2_one_line_says_so_and_the_small_model_is_used(tmp_path, mon
         (["--html", "x.html"], "error: isolate takes no --html; view does"),
     ],
 )
-def test_a_mistake_ends_in_one_line(words, message, tmp_path, monkeypatch, capsys):
+def test_a_mistake_ends_in_one_line(words, message, tmp_path, monkeypatch, capsys, error_line):
     monkeypatch.chdir(tmp_path)
     small.small_model(tmp_path / "out", 0, True)
     capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        run(monkeypatch, "isolate", "--model", "small", "--quick", "--out", tmp_path / "out", *words)
-    shown = capsys.readouterr()
-    assert ended.value.code == 2 and shown.err.startswith(message) and shown.err.count("\n") == 1
+    command = ("isolate", "--model", "small", "--quick", "--out", tmp_path / "out", *words)
+    assert error_line(run, monkeypatch, *command).startswith(message)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["quick_seed0.pt"], "nothing is half-written"
 
 

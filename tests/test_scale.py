@@ -26,7 +26,7 @@ from projects.birthplace.dataset import WORLD
 from projects.chargpt import run as chargpt
 from projects.wikitext_induction import run as wikitext
 from projects.wikitext_induction import training
-from test_trainer import Stop, Sums, gpt, metrics, stop_at
+from test_trainer import Stop, Sums, gpt, metrics, stop_at, stopping
 
 FULL = bool(os.environ.get("MINGPT_FULL_TESTS"))
 needs_torchrun = pytest.mark.skipif(not dist.is_available() or sys.platform == "win32",
@@ -174,19 +174,13 @@ def work_of_projects(folder: Path) -> None:
         chargpt.main()
 
 
-class StopsAfterThree(Trainer):
-    def _after_step(self, last):
-        super()._after_step(last)
-        stop_at(self, 3)
-
-
 @needs_torchrun
 def test_projects_in_two_processes(tmp_path, environment, monkeypatch, capsys):
     write_text(tmp_path / "text.txt", "".join(f"Then {n} of them went home by {n * 7 % 61}. " for n in range(3000)))
     run_projects(tmp_path / "one", monkeypatch)
     said = capsys.readouterr().out
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(training, "Trainer", StopsAfterThree)
+        patch.setattr(training, "Trainer", stopping(3))
         run_wikitext(tmp_path / "stopped", patch)
     capsys.readouterr()
     measured = tmp_path / "stopped" / "wikitext" / "text" / "conv-attention.seed0" / "measured.json"

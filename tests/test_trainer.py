@@ -107,6 +107,15 @@ def stop_at(made, step):
         raise Stop
 
 
+def stopping(step) -> type[Trainer]:
+    """A Trainer to put into a project, which stops at the end of that step."""
+    class Stopping(Trainer):
+        def _after_step(self, last):
+            super()._after_step(last)
+            stop_at(self, step)
+    return Stopping
+
+
 @pytest.mark.parametrize("dropout, dtype", [(0.0, "float32"), (0.2, "float32"), (0.2, "bfloat16"), (0.0, "float16")])
 def test_resume_is_exact(tmp_path, dropout, dtype):
     unbroken = trainer(tmp_path / "a", dropout, dtype=dtype)

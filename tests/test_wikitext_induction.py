@@ -25,7 +25,7 @@ from projects.wikitext_induction.report import cell, load_runs, onset
 from projects.wikitext_induction.run import SIZES, main
 from projects.wikitext_induction.taps import channel_ratio, tap_statistics
 from projects.wikitext_induction.training import RepeatsConfig, TextConfig, Unfinished, train_on_repeats
-from test_trainer import Stop, stop_at
+from test_trainer import Stop, stopping
 
 
 def run(monkeypatch, *words):
@@ -252,8 +252,7 @@ def test_a_run_that_was_cut_short_goes_on(tmp_path, monkeypatch):
     config = RepeatsConfig(repeat_steps=8, repeat_batch=4, repeat_every=2)
     net, unbroken = train_on_repeats("conv-attention", 0, config, "cpu", unfinished(tmp_path / "unbroken"))
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(Trainer, "_trigger", lambda trainer, event: [stop_at(trainer, 5)] + [
-            function(trainer) for function in trainer._callbacks[event]])
+        patch.setattr("projects.wikitext_induction.training.Trainer", stopping(5))
         train_on_repeats("conv-attention", 0, config, "cpu", unfinished(tmp_path / "cut"))
     measured = json.loads(read_text(tmp_path / "cut" / "measured.json"))
     assert [point["step"] for point in measured["curve"]] == [0, 2, 4]
@@ -347,12 +346,9 @@ def test_runs_of_different_settings_are_not_mixed(tmp_path):
     (["report"], "error: out/wikitext_induction has no finished runs"),
     (["text", "--quick", "--device", "tpu"], "error: device 'tpu' cannot be used here"),
 ])
-def test_a_mistake_ends_in_one_line(words, message, tmp_path, monkeypatch, capsys):
+def test_a_mistake_ends_in_one_line(words, message, tmp_path, monkeypatch, error_line):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        run(monkeypatch, *words)
-    shown = capsys.readouterr().err
-    assert ended.value.code == 2 and shown.startswith(message) and shown.count("\n") == 1
+    assert error_line(run, monkeypatch, *words).startswith(message)
 
 
 def test_names_of_nets():

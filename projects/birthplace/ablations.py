@@ -26,22 +26,16 @@ from mingpt.plotting import COLORS, figure
 from mingpt.processes import process_count
 from mingpt.utils import one_line_errors, read_text, write_json, write_text
 from projects.birthplace.dataset import make_tokenizer, read_pairs
-from projects.birthplace.evaluate import predict, score
-from projects.birthplace.files import Files, Questions, load_files
+from projects.birthplace.evaluate import predict, score, spread
+from projects.birthplace.files import Files, Questions, load_files, person
 from projects.birthplace.recipes import BLOCK_SIZE, RECIPES, Recipe, finetuning_data, get_recipe, pretraining_data
-from projects.birthplace.steps import Settings, new_model, train
+from projects.birthplace.steps import Settings, new_model, train, with_rate
 
 
 def with_optim(recipe: Recipe, **fields) -> Recipe:
     """Other fields of OptimConfig in both phases."""
     return replace(recipe, **{name: replace(phase, optim=replace(phase.optim, **fields))
                               for name, phase in (("pretrain", recipe.pretrain), ("finetune", recipe.finetune))})
-
-
-def with_pretraining_rate(recipe: Recipe, learning_rate: float) -> Recipe:
-    """Another rate of AdamW in pretraining."""
-    optim = replace(recipe.pretrain.optim, learning_rate=learning_rate)
-    return replace(recipe, pretrain=replace(recipe.pretrain, optim=optim))
 
 
 def with_length(recipe: Recipe, times: float) -> Recipe:
@@ -71,8 +65,8 @@ CHANGES = {
         lambda recipe: replace(recipe, salient=recipe.salient + recipe.recall, recall=0.0)),
     "no gaps of the assignment's law": Change(lambda recipe: replace(recipe, recall=1 - recipe.salient)),
     "AdamW alone": Change(lambda recipe: with_optim(recipe, optimizer="adamw")),
-    "AdamW alone, pretraining at a third of its rate": Change(lambda recipe: with_optim(
-        with_pretraining_rate(recipe, recipe.pretrain.optim.learning_rate / 3), optimizer="adamw")),
+    "AdamW alone, pretraining at a third of its rate": Change(lambda recipe: with_optim(replace(
+        recipe, pretrain=with_rate(recipe.pretrain, recipe.pretrain.optim.learning_rate / 3, None)), optimizer="adamw")),
     "queries and keys not normalised": Change(lambda recipe: with_model(recipe, qk_norm=False)),
     "dropout 0.1": Change(lambda recipe: with_model(recipe, dropout=0.1)),
     "a head of its own, not the embeddings": Change(lambda recipe: with_model(recipe, tie_weights=False)),
@@ -126,7 +120,7 @@ def laboratory(files: Files, people: int) -> Files:
     random.Random(7).shuffle(pairs)
     pairs = pairs[:people]
     asked, kept = pairs[: len(pairs) // 4], pairs[len(pairs) // 4 :]
-    names = {question.removeprefix("Where was ").removesuffix(" born?") for _, question, _ in pairs}
+    names = {person(question) for _, question, _ in pairs}
     corpus = "\n".join(line for line in files.corpus.split("\n") if line.partition(". ")[0] in names)
     if not asked or not corpus:
         raise ValueError(f"{files.train_source}: {len(pairs)} of its people are too few; raise --people")
@@ -173,12 +167,6 @@ def report(runs: dict[str, list[dict]], out: Path, about: str) -> None:
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.set(xlabel="right answers (%); dots: single seeds", xlim=(0, 100), title="The recipe, and one change at a time")
-
-
-def spread(values: list[float], sign: str = "") -> str:
-    """Mean, and standard deviation where there are several."""
-    more = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{np.mean(values):{sign}.1f}{more}"
 
 
 def main(words: list[str] | None = None) -> None:

@@ -19,7 +19,7 @@ from mingpt.plotting import COLORS, figure
 from mingpt.utils import one_line_errors, pick_device, read_text, write_json
 from projects.birthplace.dataset import make_tokenizer, read_pairs
 from projects.birthplace.evaluate import confidences, predict
-from projects.birthplace.files import Questions, read_questions, strangers
+from projects.birthplace.files import Questions, person, read_questions, strangers
 from projects.birthplace.recipes import BLOCK_SIZE, get_recipe
 from projects.birthplace.steps import Settings, load_parameters
 from projects.birthplace.variants import VARIANTS
@@ -43,11 +43,6 @@ class Answer:
     def right(self) -> bool:
         """Equal to the letter."""
         return self.said == self.truth
-
-
-def person(question: str) -> str:
-    """The name in a question."""
-    return question.removeprefix("Where was ").removesuffix(" born?")
 
 
 def sort_answers(questions: Questions, said: list[str], sure: list[float], corpus: str, training: Counter) -> list[Answer]:

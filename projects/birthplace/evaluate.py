@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import dataclass
+from statistics import mean, stdev
 
 import torch
 from tqdm import tqdm
@@ -29,6 +30,11 @@ class Score:
 
     def __str__(self) -> str:
         return f"Correct: {self.correct} out of {self.total}: {self.percent:.1f}%"
+
+
+def spread(values: list[float], sign: str = "") -> str:
+    """The mean, to a tenth, and the standard deviation where there are several; `sign="+"` shows that of the mean."""
+    return f"{mean(values):{sign}.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def predict(model: GPT, tokenizer: CharTokenizer, questions: list[str], batch_size: int = 128) -> list[str]:

@@ -74,6 +74,11 @@ def load_files(data: str, data_dir: str | os.PathLike = "") -> Files:
                  read_questions(control) if control.exists() else strangers(dev, texts[0]))
 
 
+def person(question: str) -> str:
+    """The name in a question."""
+    return question.removeprefix("Where was ").removesuffix(" born?")
+
+
 def strangers(known: Questions, corpus: str, seed: int = 0) -> Questions:
     """Questions about people who do not exist: the given names of some with the surnames of others.
 
@@ -81,7 +86,7 @@ def strangers(known: Questions, corpus: str, seed: int = 0) -> Questions:
     in the corpus.
     """
     rng = random.Random(seed)
-    names = [question.removeprefix("Where was ").removesuffix(" born?").split() for question in known.questions]
+    names = [person(question).split() for question in known.questions]
     owners = [(name, answer) for name, answer in zip(names, known.answers) if len(name) > 1]
     given = [name[0] for name, _ in owners]
     rng.shuffle(given)

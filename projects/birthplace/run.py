@@ -39,7 +39,7 @@ from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.utils import one_line_errors, pick_device, read_text, write_json, write_text
 from projects.birthplace.files import Files, Questions, load_files, read_questions
 from projects.birthplace.dataset import make_tokenizer, read_pairs
-from projects.birthplace.evaluate import majority_answer, predict, score
+from projects.birthplace.evaluate import majority_answer, predict, score, spread
 from projects.birthplace.figures import plot_accuracy, plot_losses
 from projects.birthplace.recipes import BLOCK_SIZE, RECIPES, VARIANTS, Recipe, finetuning_data, get_recipe, pretraining_data
 from projects.birthplace.steps import Settings, is_first_process, load_parameters, new_model, save_parameters, train, with_rate
@@ -181,15 +181,11 @@ def introduce(files: Files) -> None:
 
 def print_table(dev: dict[str, list[float]], control: dict[str, list[float]], files: Files, seconds: float) -> None:
     """The result: right answers in percent, with the standard deviation over seeds where there are several."""
-    def cell(values: list[float]) -> str:
-        spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-        return f"{np.mean(values):.1f}{spread} %"
-
     runs = len(next(iter(dev.values())))
     print(f"\n{'Right answers about':20}{'people read about':>22}{'people never read about':>27}")
     print(f"{'':20}{f'({len(files.dev.questions)} questions)':>22}{f'({len(files.control.questions)} questions)':>27}")
     for row in dev:
-        print(f"{row:20}{cell(dev[row]):>22}{cell(control[row]):>27}")
+        print(f"{row:20}{spread(dev[row]) + ' %':>22}{spread(control[row]) + ' %':>27}")
     print(f"{runs} run{'s' if runs > 1 else ''}, {seconds:.0f} s in all")
 
 

@@ -97,7 +97,7 @@ def train_and_measure(trainer: Trainer, measure: Callable[[], dict], due: Callab
     path, curve, before = unfinished.folder / "measured.json", [], 0.0
     if unfinished.resume:
         with lost_processes_named():
-            trainer.load_checkpoint()  # now, as the curve is cut at its step; run() takes it up again
+            trainer.load_checkpoint()
     if trainer.iter_num:
         saved = json.loads(read_text(path))
         # What was measured after the checkpoint will be measured again.
@@ -117,7 +117,7 @@ def train_and_measure(trainer: Trainer, measure: Callable[[], dict], due: Callab
     if not curve:
         take()
     trainer.add_callback("on_batch_end", on_batch_end)
-    trainer.run(resume=unfinished.resume)
+    trainer.run()
     return curve, round(before + time.perf_counter() - start, 1)
 
 
