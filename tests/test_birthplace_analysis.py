@@ -22,11 +22,11 @@ CORPUS = "\n".join(["Ann Lee. Ann Lee was born in Rome .", "Ann Poe. " + "x" * 1
 def test_each_answer_gets_what_may_explain_it():
     people, truth = ["Ann Lee", "Ann Poe", "Bo Ray", "Di Fox"], ["Rome", "Oslo", "Rome", "Bonn"]
     questions = Questions([f"Where was {name} born?" for name in people], truth, "q", [1, 2, 3, 4])
-    answers = sort_answers(questions, ["Rome", "Rome", "Rome", "Bonn"], [0.9, 0.2, 0.5, 0.4], CORPUS, Counter({"Rome": 5}))
+    answers = sort_answers(questions, ["Rome", "Rome", "Rome", "Bonn"], [0.9, 0.2, 0.5, 0.4], [1, 2, 1, 4], CORPUS, Counter({"Rome": 5}))
     assert [a.right for a in answers] == [True, False, True, True]
     assert [a.place_ends for a in answers] == [33, 124, None, None]
     assert [a.namesakes for a in answers] == [1, 1, 0, 0]
-    assert [a.asked_in_training for a in answers] == [5, 0, 5, 0]
+    assert [a.asked_in_training for a in answers] == [5, 0, 5, 0] and [a.different for a in answers] == [1, 2, 1, 4]
     assert grouped(answers, analysis.by_position) == {"0–39": [True], "> 112": [False], "nowhere": [True, True]}
     assert grouped(answers, analysis.by_place) == {"0": [False, True], "3–9": [True, True]}
 
@@ -69,7 +69,7 @@ def test_the_command(tmp_path, capsys):
                    "--out", str(tmp_path), "--device", "cpu"])
     results = json.loads(read_text(tmp_path / "analysis.json"))
     assert results["right"]["questions"] == 40 and (tmp_path / "analysis.png").stat().st_size > 10_000
-    for groups in ("position of the place", "others with the given name", "training questions with the true place", "answer is"):
+    for groups in ("position of the place", "others with the given name", "training questions with the true place", "answer is", analysis.SAME):
         assert sum(cell["questions"] for cell in results[groups].values()) == 40
     assert "Mean confidence" in capsys.readouterr().out
     with pytest.raises(SystemExit):

@@ -14,7 +14,7 @@ from conftest import REPOSITORY
 from mingpt.utils import read_text
 from projects.birthplace.files import load_files
 from projects.birthplace.dataset import MASK, WORLD, make_tokenizer
-from projects.birthplace.evaluate import Score, majority_answer, predict, score
+from projects.birthplace.evaluate import Score, WAYS, log_likelihoods, majority_answer, predict, predict_in_ways, score
 from projects.birthplace.recipes import RECIPES, build_model, get_recipe
 from projects.birthplace.variants import VARIANTS
 from projects.birthplace.run import main
@@ -49,7 +49,7 @@ def test_the_study_writes_everything(variant, tmp_path, monkeypatch, capsys):
     run(monkeypatch, "study", variant, "--quick", "--out", tmp_path, "--seeds", "2")
     shown = capsys.readouterr().out
     for row in (r"^majority answer +15.0 ± 0.0 % +15.0 ± 0.0 %$", r"^guess by frequency +\d+\.\d ± 0.0 % ",
-                r"^no pretraining +\d+\.\d ± ", r"^pretraining +\d+\.\d ± ", "^2 runs, ", "For the real assignment"):
+                r"^no pretraining +\d+\.\d ± ", r"^pretraining +\d+\.\d ± ", r"^the same, asked in 4 ways +\d+\.\d ± ", "^2 runs, ", "For the real assignment"):
         assert re.search(row, shown, re.MULTILINE), row
     metrics = json.loads(read_text(tmp_path / "metrics.json"))
     assert [r["seed"] for r in metrics["runs"]] == [0, 1] and metrics["runs"][0]["dev"]["majority"] == 15
@@ -71,6 +71,16 @@ def test_evaluate_writes_a_line_a_question_and_marks_it(finetuned, tmp_path, mon
     right = sum(a == b for a, b in zip(predictions, answers))
     assert len(predictions) == len(answers)
     assert f"Correct: {right} out of {len(answers)}: {100 * right / len(answers):.1f}%" in capsys.readouterr().out
+
+
+def test_evaluate_can_ask_in_several_ways(finetuned, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, "evaluate", "vanilla", WIKI, "--reading_params_path", finetuned / "finetune.params", "--in_ways",
+        "--eval_corpus_path", DEV, "--outputs_path", tmp_path / "dev.predictions")
+    tokenizer = make_tokenizer(read_text(WIKI))
+    model = load_parameters(finetuned / "finetune.params", Settings("vanilla", get_recipe("quick")), tokenizer)
+    expected, _ = predict_in_ways(model, tokenizer, load_files("world").dev.questions)
+    assert read_text(tmp_path / "dev.predictions").split("\n")[:-1] == expected
+    assert "Correct: " in capsys.readouterr().out
 
 
 def test_evaluate_says_so_when_there_is_nothing_to_mark(finetuned, tmp_path, monkeypatch, capsys):
@@ -191,6 +201,36 @@ def test_answers_are_the_likeliest_characters_one_question_at_a_time():
             with torch.no_grad():
                 tokens.append(F.softmax(model(torch.tensor([tokens]))[0][0, -1], dim=0).argmax().item())
         assert tokenizer.decode(tokens).split(MASK)[1] == said
+
+
+def test_asking_in_several_ways_takes_the_proposal_that_is_likeliest_in_all_of_them():
+    tokenizer = make_tokenizer(read_text(WIKI))
+    model = build_model("vanilla", tokenizer.vocab_size, get_recipe("quick"))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    long = "Ann" * 29  # not every answer to a shorter way fits behind this question
+    questions = ["Where was Ada Roe born?", "Where was Bo Li born?", f"Where was {long} born?", "Who?"]
+    answers, different = predict_in_ways(model, tokenizer, questions)
+    assert max(different) > 1, "the ways agree on everything: nothing is tested"
+    changed = 0
+    for question, name, answer, count in zip(questions, ["Ada Roe", "Bo Li", long, None], answers, different):
+        ways = [way.format(name) for way in WAYS] if name else [question]
+        proposals = {predict(model, tokenizer, [way])[0] for way in ways}
+        proposals = {said for said in proposals if len(question) + 1 + len(said) <= 128}
+        products = {}
+        for said in proposals:
+            products[said] = 0.0
+            for way in ways:  # one character at a time
+                tokens, after = tokenizer.encode(way + MASK), tokenizer.encode(said + MASK)
+                for i, token in enumerate(after):
+                    with torch.no_grad():
+                        logits = model(torch.tensor([tokens + after[:i]]))[0][0, -1]
+                    products[said] += F.log_softmax(logits, dim=0)[token].item()
+        assert count == len(proposals)
+        assert products[answer] == pytest.approx(max(products.values()), abs=1e-3)
+        changed += answer != predict(model, tokenizer, [question])[0]
+    assert changed, "asking in several ways has changed no answer"
+    assert log_likelihoods(model, tokenizer, [], []) == []
 
 
 def test_marks():

@@ -180,9 +180,9 @@ def main(words: list[str] | None = None) -> None:
         options = config_from_args(AblationOptions, args)
         data, out = options.data or ("cs224n" if options.data_dir else "world"), Path(options.out)
         files = load_files(data, options.data_dir)
+        tokenizer = make_tokenizer(files.corpus, files.corpus_source)  # of all documents: a part may lack the question mark
         if data == "cs224n":
             files = laboratory(files, options.people)
-        tokenizer = make_tokenizer(files.corpus, files.corpus_source)
         files.dev.check(tokenizer, BLOCK_SIZE)
         recipe = get_recipe(options.recipe or ("world" if data == "world" else "salient"))
         documents = pretraining_data(recipe, files.corpus, tokenizer, 0, files.corpus_source)

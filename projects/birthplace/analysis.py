@@ -5,7 +5,7 @@
 
 Asks every question, and the same of people who do not exist, and sorts the answers: by where in the biography the place
 stands, by how many people share the given name, by how often the place was an answer in training, by whether the answer
-is a place of training at all, and by how sure the model was. Writes analysis.png and analysis.json.
+is a place of training at all, by whether it is the same in other words, and by how sure the model was. Writes analysis.png and analysis.json.
 """
 
 from collections import Counter
@@ -18,12 +18,13 @@ from mingpt.config import Parser
 from mingpt.plotting import COLORS, figure
 from mingpt.utils import one_line_errors, pick_device, read_text, write_json
 from projects.birthplace.dataset import make_tokenizer, read_pairs
-from projects.birthplace.evaluate import confidences, predict
+from projects.birthplace.evaluate import WAYS, confidences, predict, predict_in_ways, score
 from projects.birthplace.files import Questions, person, read_questions, strangers
 from projects.birthplace.recipes import BLOCK_SIZE, get_recipe
 from projects.birthplace.steps import Settings, load_parameters
 from projects.birthplace.variants import VARIANTS
 
+SAME = f"different answers to {len(WAYS)} ways of asking"
 READABLE = int(BLOCK_SIZE * 7 / 8)  # characters of a document that pretraining looks at
 
 
@@ -38,6 +39,7 @@ class Answer:
     place_ends: int | None  # characters up to the end of the place in the biography; None if it is not there
     namesakes: int  # biographies of others with the same given name
     asked_in_training: int  # training questions with the true answer
+    different: int = 1  # answers that the model gives when the question is put in several ways
 
     @property
     def right(self) -> bool:
@@ -45,20 +47,21 @@ class Answer:
         return self.said == self.truth
 
 
-def sort_answers(questions: Questions, said: list[str], sure: list[float], corpus: str, training: Counter) -> list[Answer]:
+def sort_answers(questions: Questions, said: list[str], sure: list[float], different: list[int], corpus: str,
+                 training: Counter) -> list[Answer]:
     """Look up what may explain each answer. A biography is a document that begins with the name."""
     biographies: dict[str, list[str]] = {}
     for document in corpus.split("\n"):
         biographies.setdefault(document.split(". ")[0], []).append(document)
     given_names = Counter(name.split(" ")[0] for name in biographies)
     answers = []
-    for question, truth, words, confidence in zip(questions.questions, questions.answers, said, sure):
+    for question, truth, words, confidence, count in zip(questions.questions, questions.answers, said, sure, different):
         name = person(question)
         found = [text.find(truth, len(name)) for text in biographies.get(name, [])]
         ends = min((place + len(truth) for place in found if place >= 0), default=None)
         given = name.split(" ")[0]
         answers.append(Answer(question, truth, words, confidence, ends,
-                              given_names[given] - (name in biographies), training[truth]))
+                              given_names[given] - (name in biographies), training[truth], count))
     return answers
 
 
@@ -165,13 +168,14 @@ def analyze(answers: list[Answer], prior: Counter, said_of_strangers: list[str],
         "training questions with the true place": shares(grouped(answers, by_place)),
         "answer is": shares(grouped(answers, lambda a: (0, "a place of training") if a.said in prior else
                                     (1, "another word"))),
+        SAME: shares(grouped(answers, lambda a: (a.different, str(a.different)))),
         "calibration": {"expected_error": error, "points": points},
         "mean confidence": {"when right": mean([a.confidence for a in answers if a.right]),
                             "when wrong": mean([a.confidence for a in answers if not a.right]),
                             "of strangers": mean(sure_of_strangers)},
         "strangers": {"answers that are places of training": mean([s in prior for s in said_of_strangers]),
                       "commonest": Counter(said_of_strangers).most_common(10)}}
-    for name in ("position of the place", "others with the given name", "training questions with the true place", "answer is"):
+    for name in ("position of the place", "others with the given name", "training questions with the true place", "answer is", SAME):
         print(f"\n{name:45}{'questions':>10}{'right':>9}   95 % interval")
         for label, cell in results[name].items():
             low, high = cell["interval"]
@@ -209,10 +213,13 @@ def main(words: list[str] | None = None) -> None:
         prior = Counter(answer for _, _, answer in read_pairs(read_text(args.finetune_corpus_path),
                                                               args.finetune_corpus_path, answers=True))
         said = predict(model, tokenizer, questions.questions)
-        answers = sort_answers(questions, said, confidences(model, tokenizer, questions.questions, said), corpus, prior)
+        in_ways, different = predict_in_ways(model, tokenizer, questions.questions)
+        answers = sort_answers(questions, said, confidences(model, tokenizer, questions.questions, said), different, corpus, prior)
         nobody = strangers(questions, corpus).questions
         said_of_strangers = predict(model, tokenizer, nobody)
         results = analyze(answers, prior, said_of_strangers, confidences(model, tokenizer, nobody, said_of_strangers))
-        write_json(out / "analysis.json", {"variant": args.variant, **results})
+        print(f"Asked in all {len(WAYS)} ways: {score(in_ways, questions.answers)}")
+        write_json(out / "analysis.json", {"variant": args.variant, **results,
+                                           "asked in all ways": score(in_ways, questions.answers).percent})
         plot(out / "analysis.png", answers, prior, said_of_strangers)
         print(f"Written to {out}: analysis.json, analysis.png")

@@ -42,7 +42,7 @@ def plot_accuracy(path: Path, rows: list[str], dev: list[list[float]], control: 
             for place, seeds in zip(places, values):
                 if len(seeds) > 1:
                     axes.plot([place] * len(seeds), seeds, ".", color="black", ms=5)
-        axes.set_xticks(range(len(rows)), rows)
+        axes.set_xticks(range(len(rows)), [row.replace(", ", ",\n") for row in rows])
         axes.grid(axis="x", visible=False)
         seeds = max(map(len, dev))
         axes.set(ylabel="right answers (%)", ylim=(0, 112), yticks=range(0, 101, 20),

@@ -12,6 +12,7 @@ The assignment's own commands:
            --writing_params_path vanilla.finetune.params --finetune_corpus_path birth_places_train.tsv
     run.py evaluate vanilla wiki.txt --reading_params_path vanilla.finetune.params
            --eval_corpus_path birth_dev.tsv --outputs_path vanilla.pretrain.dev.predictions
+           (--in_ways puts every question in several ways, which is more often right)
     run.py london --eval_corpus_path birth_dev.tsv --finetune_corpus_path birth_places_train.tsv
 
 A closer look, handing in, and marking; each has a --help of its own:
@@ -39,7 +40,7 @@ from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.utils import one_line_errors, pick_device, read_text, write_json, write_text
 from projects.birthplace.files import Files, Questions, load_files, read_questions
 from projects.birthplace.dataset import make_tokenizer, read_pairs
-from projects.birthplace.evaluate import majority_answer, predict, score, spread
+from projects.birthplace.evaluate import WAYS, majority_answer, predict, predict_in_ways, score, spread
 from projects.birthplace.figures import plot_accuracy, plot_losses
 from projects.birthplace.recipes import BLOCK_SIZE, RECIPES, VARIANTS, Recipe, finetuning_data, get_recipe, pretraining_data
 from projects.birthplace.steps import Settings, is_first_process, load_parameters, new_model, save_parameters, train, with_rate
@@ -48,7 +49,7 @@ COMMANDS = {  # each with the flags that only some commands take
     "study": {"quick", "data", "data_dir", "seeds"},
     "pretrain": {"quick", "writing_params_path", "pretrain_lr", "max_epochs"},
     "finetune": {"quick", "reading_params_path", "writing_params_path", "finetune_corpus_path", "finetune_lr", "max_epochs"},
-    "evaluate": {"reading_params_path", "eval_corpus_path", "outputs_path"},
+    "evaluate": {"reading_params_path", "eval_corpus_path", "outputs_path", "in_ways"},
     "london": {"eval_corpus_path", "finetune_corpus_path"},
 }
 OTHERS = {  # commands with a module, flags and --help of their own
@@ -102,7 +103,7 @@ def study(variant: str, options: Options, study_options: StudyOptions, quick: bo
         runs.append(run_once(settings, files, out if study_options.seeds == 1 else out / f"seed{seed}"))
 
     rows = {"majority answer": "majority", "guess by frequency": "guess", "no pretraining": "nopretrain",
-            "pretraining": "pretrain"}
+            "pretraining": "pretrain", f"the same, asked in {len(WAYS)} ways": "pretrain.ways"}
     dev = {row: [run["dev"][key] for run in runs] for row, key in rows.items()}
     control = {row: [run["control"][key] for run in runs] for row, key in rows.items()}
     seconds = time.perf_counter() - started
@@ -135,6 +136,7 @@ def run_once(settings: Settings, files: Files, out: Path) -> dict:
             settings, recipe.finetune if pretrained else recipe.scratch, model, tokenizer, data, out / f"finetune.{name}")
         save_parameters(out / f"{settings.variant}.{name}.finetune.params", settings, model, tokenizer)
         predictions[name] = ask(settings, model, tokenizer, files, out, name)
+        return model
 
     print(f"\n[seed {seed}] finetuning without pretraining")
     finetuned(new_model(settings, tokenizer), False, "nopretrain")
@@ -147,7 +149,9 @@ def run_once(settings: Settings, files: Files, out: Path) -> dict:
     save_parameters(out / f"{settings.variant}.pretrain.params", settings, model, tokenizer)
 
     print(f"[seed {seed}] finetuning after pretraining")
-    finetuned(model, True, "pretrain")
+    model = finetuned(model, True, "pretrain")
+    predictions["pretrain.ways"] = {which: predict_in_ways(model, tokenizer, getattr(files, which).questions)[0]
+                                    for which in ("dev", "control")}
 
     marks = {name: {key: score(said[name], getattr(files, name).answers).percent for key, said in predictions.items()}
              for name in ("dev", "control")}
@@ -182,10 +186,10 @@ def introduce(files: Files) -> None:
 def print_table(dev: dict[str, list[float]], control: dict[str, list[float]], files: Files, seconds: float) -> None:
     """The result: right answers in percent, with the standard deviation over seeds where there are several."""
     runs = len(next(iter(dev.values())))
-    print(f"\n{'Right answers about':20}{'people read about':>22}{'people never read about':>27}")
-    print(f"{'':20}{f'({len(files.dev.questions)} questions)':>22}{f'({len(files.control.questions)} questions)':>27}")
+    print(f"\n{'Right answers about':26}{'people read about':>20}{'people never read about':>27}")
+    print(f"{'':26}{f'({len(files.dev.questions)} questions)':>20}{f'({len(files.control.questions)} questions)':>27}")
     for row in dev:
-        print(f"{row:20}{spread(dev[row]) + ' %':>22}{spread(control[row]) + ' %':>27}")
+        print(f"{row:26}{spread(dev[row]) + ' %':>20}{spread(control[row]) + ' %':>27}")
     print(f"{runs} run{'s' if runs > 1 else ''}, {seconds:.0f} s in all")
 
 
@@ -228,7 +232,8 @@ def evaluate(variant: str, corpus_path: str, args, settings: Settings, out: Path
     model = load_parameters(reading, settings, tokenizer).to(pick_device(settings.device))
     questions = read_questions(asked)
     questions.check(tokenizer, BLOCK_SIZE)
-    predictions = predict(model, tokenizer, questions.questions)
+    predictions = (predict_in_ways(model, tokenizer, questions.questions)[0] if args.in_ways else
+                   predict(model, tokenizer, questions.questions))
     write_predictions(outputs, predictions)
     mark(predictions, questions)
     print(f"{len(predictions)} predictions written to {outputs}")
@@ -307,6 +312,8 @@ def main() -> None:
     group = parser.add_argument_group("pretrain, finetune, evaluate, london")
     for name in ("reading_params_path", "writing_params_path", "finetune_corpus_path", "eval_corpus_path", "outputs_path"):
         group.add_argument(f"--{name}", metavar="PATH", default="")
+    group.add_argument("--in_ways", action="store_true",
+                       help=f"put each question in {len(WAYS)} ways, and take the answer that is likeliest in all of them")
     group.add_argument("--pretrain_lr", type=float, help="AdamW's peak rate, instead of the recipe's")
     group.add_argument("--finetune_lr", type=float, help="the same for finetuning")
     group.add_argument("--max_epochs", type=int, help="passes over the data, instead of the recipe's")
