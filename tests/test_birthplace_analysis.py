@@ -11,7 +11,7 @@ from mingpt.utils import read_text
 from projects.birthplace import analysis
 from projects.birthplace.analysis import Answer, calibration, grouped, sort_answers, wilson
 from projects.birthplace.dataset import MASK, WORLD, make_tokenizer
-from projects.birthplace.evaluate import confidences
+from projects.birthplace.evaluate import WAYS, confidences
 from projects.birthplace.files import Questions
 from projects.birthplace.recipes import build_model, get_recipe
 from projects.birthplace.steps import Settings, save_parameters
@@ -22,7 +22,8 @@ CORPUS = "\n".join(["Ann Lee. Ann Lee was born in Rome .", "Ann Poe. " + "x" * 1
 def test_each_answer_gets_what_may_explain_it():
     people, truth = ["Ann Lee", "Ann Poe", "Bo Ray", "Di Fox"], ["Rome", "Oslo", "Rome", "Bonn"]
     questions = Questions([f"Where was {name} born?" for name in people], truth, "q", [1, 2, 3, 4])
-    answers = sort_answers(questions, ["Rome", "Rome", "Rome", "Bonn"], [0.9, 0.2, 0.5, 0.4], [1, 2, 1, 4], CORPUS, Counter({"Rome": 5}))
+    answers = sort_answers(questions, ["Rome", "Rome", "Rome", "Bonn"], [0.9, 0.2, 0.5, 0.4],
+                           [["Rome"] * 4, ["Rome", "Oslo"] * 2, [""], list("abcd")], CORPUS, Counter({"Rome": 5}))
     assert [a.right for a in answers] == [True, False, True, True]
     assert [a.place_ends for a in answers] == [33, 124, None, None]
     assert [a.namesakes for a in answers] == [1, 1, 0, 0]
@@ -71,6 +72,7 @@ def test_the_command(tmp_path, capsys):
     assert results["right"]["questions"] == 40 and (tmp_path / "analysis.png").stat().st_size > 10_000
     for groups in ("position of the place", "others with the given name", "training questions with the true place", "answer is", analysis.SAME):
         assert sum(cell["questions"] for cell in results[groups].values()) == 40
+    assert list(results["ways of asking"]) == [*(way.format("X") for way in WAYS), "all together"]
     assert "Mean confidence" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         analysis.main(["rope", corpus, "--reading_params_path", str(tmp_path / "p"), "--finetune_corpus_path",

@@ -210,23 +210,21 @@ def test_asking_in_several_ways_takes_the_proposal_that_is_likeliest_in_all_of_t
         torch.nn.init.normal_(parameter, std=0.1)
     long = "Ann" * 29  # not every answer to a shorter way fits behind this question
     questions = ["Where was Ada Roe born?", "Where was Bo Li born?", f"Where was {long} born?", "Who?"]
-    answers, different = predict_in_ways(model, tokenizer, questions)
-    assert max(different) > 1, "the ways agree on everything: nothing is tested"
+    answers, said_to_ways = predict_in_ways(model, tokenizer, questions)
+    assert len(set(said_to_ways[0])) > 1, "the ways agree on everything: nothing is tested"
     changed = 0
-    for question, name, answer, count in zip(questions, ["Ada Roe", "Bo Li", long, None], answers, different):
-        ways = [way.format(name) for way in WAYS] if name else [question]
-        proposals = {predict(model, tokenizer, [way])[0] for way in ways}
-        proposals = {said for said in proposals if len(question) + 1 + len(said) <= 128}
+    for question, name, answer, said in zip(questions, ["Ada Roe", "Bo Li", long, None], answers, said_to_ways):
+        ways = [way.format(name) if name else question for way in WAYS]
+        assert said == [predict(model, tokenizer, [way])[0] for way in ways]
         products = {}
-        for said in proposals:
-            products[said] = 0.0
+        for proposal in {proposal for proposal in said if len(question) + 1 + len(proposal) <= 128}:
+            products[proposal] = 0.0
             for way in ways:  # one character at a time
-                tokens, after = tokenizer.encode(way + MASK), tokenizer.encode(said + MASK)
+                tokens, after = tokenizer.encode(way + MASK), tokenizer.encode(proposal + MASK)
                 for i, token in enumerate(after):
                     with torch.no_grad():
                         logits = model(torch.tensor([tokens + after[:i]]))[0][0, -1]
-                    products[said] += F.log_softmax(logits, dim=0)[token].item()
-        assert count == len(proposals)
+                    products[proposal] += F.log_softmax(logits, dim=0)[token].item()
         assert products[answer] == pytest.approx(max(products.values()), abs=1e-3)
         changed += answer != predict(model, tokenizer, [question])[0]
     assert changed, "asking in several ways has changed no answer"

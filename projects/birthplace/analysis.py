@@ -5,7 +5,8 @@
 
 Asks every question, and the same of people who do not exist, and sorts the answers: by where in the biography the place
 stands, by how many people share the given name, by how often the place was an answer in training, by whether the answer
-is a place of training at all, by whether it is the same in other words, and by how sure the model was. Writes analysis.png and analysis.json.
+is a place of training at all, by whether it stays the same when the question is put in other words, and by how sure the
+model was. Writes analysis.png and analysis.json.
 """
 
 from collections import Counter
@@ -47,7 +48,7 @@ class Answer:
         return self.said == self.truth
 
 
-def sort_answers(questions: Questions, said: list[str], sure: list[float], different: list[int], corpus: str,
+def sort_answers(questions: Questions, said: list[str], sure: list[float], said_to_ways: list[list[str]], corpus: str,
                  training: Counter) -> list[Answer]:
     """Look up what may explain each answer. A biography is a document that begins with the name."""
     biographies: dict[str, list[str]] = {}
@@ -55,13 +56,13 @@ def sort_answers(questions: Questions, said: list[str], sure: list[float], diffe
         biographies.setdefault(document.split(". ")[0], []).append(document)
     given_names = Counter(name.split(" ")[0] for name in biographies)
     answers = []
-    for question, truth, words, confidence, count in zip(questions.questions, questions.answers, said, sure, different):
+    for question, truth, words, confidence, to_ways in zip(questions.questions, questions.answers, said, sure, said_to_ways):
         name = person(question)
         found = [text.find(truth, len(name)) for text in biographies.get(name, [])]
         ends = min((place + len(truth) for place in found if place >= 0), default=None)
         given = name.split(" ")[0]
         answers.append(Answer(question, truth, words, confidence, ends,
-                              given_names[given] - (name in biographies), training[truth], count))
+                              given_names[given] - (name in biographies), training[truth], len(set(to_ways))))
     return answers
 
 
@@ -175,7 +176,8 @@ def analyze(answers: list[Answer], prior: Counter, said_of_strangers: list[str],
                             "of strangers": mean(sure_of_strangers)},
         "strangers": {"answers that are places of training": mean([s in prior for s in said_of_strangers]),
                       "commonest": Counter(said_of_strangers).most_common(10)}}
-    for name in ("position of the place", "others with the given name", "training questions with the true place", "answer is", SAME):
+    for name in ("position of the place", "others with the given name", "training questions with the true place", "answer is",
+                 SAME):
         print(f"\n{name:45}{'questions':>10}{'right':>9}   95 % interval")
         for label, cell in results[name].items():
             low, high = cell["interval"]
@@ -213,13 +215,15 @@ def main(words: list[str] | None = None) -> None:
         prior = Counter(answer for _, _, answer in read_pairs(read_text(args.finetune_corpus_path),
                                                               args.finetune_corpus_path, answers=True))
         said = predict(model, tokenizer, questions.questions)
-        in_ways, different = predict_in_ways(model, tokenizer, questions.questions)
-        answers = sort_answers(questions, said, confidences(model, tokenizer, questions.questions, said), different, corpus, prior)
+        in_ways, said_to_ways = predict_in_ways(model, tokenizer, questions.questions)
+        answers = sort_answers(questions, said, confidences(model, tokenizer, questions.questions, said), said_to_ways,
+                               corpus, prior)
         nobody = strangers(questions, corpus).questions
         said_of_strangers = predict(model, tokenizer, nobody)
         results = analyze(answers, prior, said_of_strangers, confidences(model, tokenizer, nobody, said_of_strangers))
-        print(f"Asked in all {len(WAYS)} ways: {score(in_ways, questions.answers)}")
-        write_json(out / "analysis.json", {"variant": args.variant, **results,
-                                           "asked in all ways": score(in_ways, questions.answers).percent})
+        ways = {way.format("X"): score([said[i] for said in said_to_ways], questions.answers).percent
+                for i, way in enumerate(WAYS)} | {"all together": score(in_ways, questions.answers).percent}
+        print("Right in %, by the way of asking: " + ", ".join(f"{way} {percent:.1f}" for way, percent in ways.items()))
+        write_json(out / "analysis.json", {"variant": args.variant, **results, "ways of asking": ways})
         plot(out / "analysis.png", answers, prior, said_of_strangers)
         print(f"Written to {out}: analysis.json, analysis.png")

@@ -65,28 +65,28 @@ def predict(model: GPT, tokenizer: CharTokenizer, questions: list[str], batch_si
     return answers
 
 
-def predict_in_ways(model: GPT, tokenizer: CharTokenizer, questions: list[str]) -> tuple[list[str], list[int]]:
-    """The answers when each question is put in all WAYS, and how many different ones were proposed for it.
+def predict_in_ways(model: GPT, tokenizer: CharTokenizer, questions: list[str]) -> tuple[list[str], list[list[str]]]:
+    """The answers when each question is put in all WAYS; and for each question what was said to each way.
 
     Each way proposes its likeliest answer; taken is the proposal with the largest product of probabilities over the ways
-    (Jiang et al. 2020, "How can we know what language models know?", section 4.2). What was learned of the name is found
-    from any side, and what hangs on the words of the question is outvoted. A question that is not `Where was NAME born?`
-    is put as it stands.
+    (Jiang et al. 2020, "How can we know what language models know?"). What was learned of the name is found from any
+    side, and what hangs on the words of the question is outvoted. A question that is not `Where was NAME born?` is put
+    as it stands.
     """
-    asked = [[way.format(person(question)) for way in WAYS] if person(question) != question else [question]
+    asked = [[way.format(person(question)) if person(question) != question else question for way in WAYS]
              for question in questions]
-    said = iter(predict(model, tokenizer, [words for ways in asked for words in ways]))
+    one_by_one = iter(predict(model, tokenizer, [words for ways in asked for words in ways]))
+    said = [[next(one_by_one) for _ in ways] for ways in asked]
     # A long answer to a short way may not fit behind the question; the question's own does.
-    proposals = [sorted({answer for answer in [next(said) for _ in ways]
-                         if len(question + MASK + answer) <= model.config.block_size})
-                 for question, ways in zip(questions, asked)]
+    proposals = [sorted({answer for answer in those if len(question + MASK + answer) <= model.config.block_size})
+                 for question, those in zip(questions, said)]
     trials = [(words, answer) for ways, proposed in zip(asked, proposals) for answer in proposed for words in ways]
     log_p = iter(log_likelihoods(model, tokenizer, *zip(*trials)))
     answers = []
     for ways, proposed in zip(asked, proposals):
         total = {answer: sum(next(log_p) for _ in ways) for answer in proposed}
         answers.append(max(total, key=total.get))
-    return answers, [len(proposed) for proposed in proposals]
+    return answers, said
 
 
 @torch.no_grad()
