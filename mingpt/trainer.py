@@ -132,8 +132,8 @@ class Trainer:
     def run(self, resume: bool = False) -> None:
         """Train to the end, and leave the model in evaluation mode.
 
-        With `resume`, go on from the checkpoint in out_dir, if there is one; without, from where this trainer is, which is
-        the start unless `load_checkpoint` was called.
+        With `resume`, go on from the checkpoint in out_dir, if there is one; without, from where this trainer is. That is
+        the start unless `load_checkpoint` was called, and a start deletes the checkpoint there and begins metrics.jsonl anew.
         """
         if resume:
             self.load_checkpoint()

@@ -126,6 +126,12 @@ def load_torch(path: str | os.PathLike):
         raise ValueError(f"{path}: not a file of parameters that can be loaded safely ({reason})") from None
 
 
+def with_spread(values: list[float], digits: int = 1, sign: str = "") -> str:
+    """The mean and, where there are several values, their sample standard deviation: "93.3 ± 3.8"; `sign="+"` shows the mean's."""
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):{sign}.{digits}f}{spread}"
+
+
 def progress_options() -> dict:
     """Options for tqdm: often on a terminal, every 15 seconds in a log file."""
     return dict(mininterval=0.5 if sys.stderr.isatty() else 15.0, dynamic_ncols=True)

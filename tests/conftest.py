@@ -38,6 +38,7 @@ def cs224n_files():
 def error_line(capsys):
     """`error_line(run, *words)` is the one line in which a command ends that was called with a mistake."""
     def call(run, *words) -> str:
+        capsys.readouterr()  # what earlier commands have shown
         with pytest.raises(SystemExit) as ended:
             run(*words)
         shown = capsys.readouterr().err

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from mingpt.utils import read_text
+from mingpt.utils import read_text, write_text
 from projects.birthplace import ablations
 from projects.birthplace.ablations import CHANGES, AblationOptions, laboratory
-from projects.birthplace.dataset import read_pairs
-from projects.birthplace.evaluate import spread
+from projects.birthplace.dataset import make_tokenizer, name_of, read_pairs
 from projects.birthplace.files import load_files, person
 from projects.birthplace.recipes import get_recipe
 from projects.birthplace.run import main
+from projects.birthplace.steps import Settings, new_model, save_parameters
 
 
 def run(monkeypatch, *words):
@@ -58,7 +58,8 @@ def test_a_change_changes_one_thing():
         after = fields_of(change.recipe(recipe))
         changed = {field for field in before | after if before.get(field) != after.get(field)}
         assert changed == EXPECTED.get(name, set()), name
-        assert change.variant == ("rope" if name == "rotary positions" else "vanilla")
+        assert change.variant == ("rope" if name == "rotary positions" else "")
+        assert change.spares_pretraining(recipe) == (name == "recipe" or name.endswith("finetuning") or name.startswith("finetuning"))
     assert CHANGES["half the readings"].recipe(recipe).pretrain.trainer.max_iters == 50
     assert CHANGES["twice the readings"].recipe(recipe).pretrain.trainer.max_iters == 200
 
@@ -71,26 +72,26 @@ def test_the_laboratory_holds_questions_out():
     answers = {question: answer for _, question, answer in read_pairs(files.train, "train", answers=True)}
     assert all(answers[q] == a for q, a in zip(part.dev.questions, part.dev.answers))
     names = {person(question) for question in trained + part.dev.questions}
-    assert {line.partition(". ")[0] for line in part.corpus.split("\n")} == names, "nobody else is read about"
+    assert {name_of(line) for line in part.corpus.split("\n")} == names, "nobody else is read about"
+    whole = laboratory(files, 0)
+    assert whole.corpus == files.corpus.strip("\n") and len(whole.dev.questions) == len(answers) // 4
     with pytest.raises(ValueError, match="are too few; raise --people"):
         laboratory(files, 3)
-
-
-def test_spread():
-    assert spread([50.0]) == "50.0" and spread([1.0, 3.0], "+") == "+2.0 ± 1.4"
 
 
 def test_runs_are_kept(tmp_path, monkeypatch, capsys):
     words = ("--recipe", "quick", "--max_iters", 2, "--only", "recipe; half the readings", "--seeds", 2, "--device", "cpu",
              "--out", tmp_path)
-    monkeypatch.setattr(ablations, "predict", lambda model, tokenizer, questions: ["Vienna"] * len(questions))
+    monkeypatch.setattr(ablations, "predict_with_paraphrases", lambda model, tokenizer, questions: (
+        ["Vienna"] * len(questions), [["Vienna", "Rome", "Rome", "Rome"]] * len(questions)))
     run(monkeypatch, *words)
     shown = capsys.readouterr().out
-    assert "40 questions of birth_dev.tsv, 2 steps of 2,048 characters, 2 seeds" in shown
+    assert "40 questions of birth_dev.tsv, vanilla, 2 steps of 2,048 characters, 2 seeds" in shown
     saved = json.loads(read_text(tmp_path / "ablations.json"))["runs"]
     assert [run["steps"] for run in saved["recipe"]] == [2, 2] and [run["steps"] for run in saved["half the readings"]] == [1, 1]
     truth = load_files("world").dev.answers
-    assert saved["recipe"][0]["correct"] == truth.count("Vienna")
+    assert saved["recipe"][0]["percent"] == saved["recipe"][0]["percent in four ways"] == 100 * truth.count("Vienna") / 40
+    assert saved["recipe"][0]["ways of asking"]["X in"] == 100 * truth.count("Rome") / 40
     assert "| half the readings | " in read_text(tmp_path / "ablations.md")
     assert (tmp_path / "ablations.png").read_bytes().startswith(b"\x89PNG")
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}
@@ -107,6 +108,39 @@ def test_runs_are_kept(tmp_path, monkeypatch, capsys):
 ])
 def test_a_mistake_ends_in_one_line(words, message, monkeypatch, error_line, tmp_path):
     assert message in error_line(run, monkeypatch, *words, "--out", tmp_path)
+
+
+@pytest.fixture
+def assignment(tmp_path):
+    """A few people in the assignment's files, with what theirs have and the world has not: initials, people without a
+    document, and few question marks."""
+    people = [f"{name} {letter}. Roe" for name in ("Ada", "Bo", "Cy", "Di") for letter in "JKLM"]
+    write_text(tmp_path / "wiki.txt", "".join(f"{name}. {name}, was born in {'Oslo' if i % 2 else 'Rome'} .\n"
+                                              for i, name in enumerate(people)) + "Unasked. Where was he?\n")
+    for file, asked in (("birth_places_train", [*people[:12], "Nobody"]), ("birth_dev", people[12:]), ("birth_test_inputs", people[12:])):
+        write_text(tmp_path / f"{file}.tsv", "".join(f"Where was {name} born?" + ("\tOslo" if "inputs" not in file else "") + "\n"
+                                                     for name in asked))
+    return tmp_path
+
+
+def test_a_part_of_the_assignments_people(assignment, tmp_path, monkeypatch):
+    run(monkeypatch, "--data_dir", assignment, "--people", 8, "--recipe", "quick", "--max_iters", 2, "--device", "cpu", "--only", "recipe",
+        "--out", tmp_path / "out")
+    saved = json.loads(read_text(tmp_path / "out" / "ablations.json"))
+    assert saved["runs"]["recipe"][0]["questions"] == 2 and "2 questions of birth_places_train.tsv, vanilla" in saved["about"]
+
+
+def test_finetuning_alone(assignment, tmp_path, monkeypatch, error_line):
+    tokenizer, settings = make_tokenizer(read_text(assignment / "wiki.txt")), Settings("rope", get_recipe("quick"))
+    save_parameters(tmp_path / "p", settings, new_model(settings, tokenizer), tokenizer)
+    words = ("--data_dir", assignment, "--recipe", "quick", "--variant", "rope", "--reading_params_path", tmp_path / "p",
+             "--out", tmp_path / "out")
+    run(monkeypatch, *words, "--people", 0)
+    runs = json.loads(read_text(tmp_path / "out" / "ablations.json"))["runs"]
+    assert set(runs) == {"recipe", "no documents while finetuning", "finetuning at the rates of pretraining"}
+    assert all(one["steps"] == 0 and one["questions"] == 3 for (one,) in runs.values())
+    assert "'dropout 0.1' is a change of pretraining" in error_line(run, monkeypatch, *words, "--people", 0, "--only", "dropout 0.1")
+    assert "--reading_params_path needs --data cs224n" in error_line(run, monkeypatch, *words)
 
 
 def test_options_are_all_changes_unless_named():

@@ -10,7 +10,7 @@ import torch
 from mingpt.batches import Batches
 from projects.birthplace.files import load_files, read_questions, strangers
 from projects.birthplace.dataset import (MASK, PAD, CharCorruptionDataset, MixedDataset, NameDataset,
-                                         SalientCorruptionDataset, make_tokenizer, read_pairs)
+                                         SalientCorruptionDataset, make_tokenizer, name_of, read_pairs)
 
 LETTERS = "".join(chr(i) for i in range(0x4E00, 0x4E00 + 200))  # a document whose every character is different
 CORPUS = "Zoë Müller. Zoë Müller was born in Zürich.\n\nAda Roe. Roe, born in Oslo, was a poet.\nX\n" + LETTERS + "\n"
@@ -104,6 +104,26 @@ def test_salient_spans_are_capitalised_words_that_are_not_in_the_title(tokenizer
     assert 0.4 < sum(suffix == "" for _, suffix, _, _ in drawn) / 400 < 0.6
     assert all(suffix == "" or prefix + masked + suffix == document for prefix, suffix, masked, _ in drawn)
     assert dataset.corrupt("no names in here at all", rng).count(MASK) == 3, "without names, the plain law"
+
+
+def test_the_name_of_a_document():
+    for name in ("Ada Roe", "J. N. Roe", "Ada M. Roe", "Ada Roe Jr. the Elder", "Dr. Zoë St. Roe", "Ada", "Ada Roe II"):
+        assert name_of(f"{name}. {name} was born in Oslo . He died.") == name
+    assert name_of("no full stop") == "no full stop"
+
+
+def test_a_document_of_initials_is_asked_for_by_the_whole_name(tokenizer):
+    for recall in (0.0, 1.0):
+        dataset = SalientCorruptionDataset(CORPUS, tokenizer, salient=1 - recall, recall=recall)
+        drawn = {dataset.corrupt("Ada M. Roe. Roe, M. Roe of old, born in Oslo.", random.Random(i)) for i in range(200)}
+        assert {gap.split(MASK)[-2] for gap in drawn} == {"Oslo"}
+        assert all("Ada M. Roe" in gap for gap in drawn)
+
+
+def test_short_documents_keep_their_words_before_the_gap(tokenizer):
+    dataset = SalientCorruptionDataset(CORPUS, tokenizer, salient=0.0, recall=1.0)
+    drawn = Counter(dataset.corrupt("Ada Roe. Born in Oslo", random.Random(i)).split(MASK)[0].replace(".", "") for i in range(2000))
+    assert 0.5 < drawn["Ada Roe Born in"] / sum(n for words, n in drawn.items() if words.startswith("Ada")) < 0.7, "tails of 2, 3 and 4 words"
 
 
 def test_recall_asks_after_the_name_in_few_words_of_the_document(tokenizer):

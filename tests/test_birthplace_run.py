@@ -11,10 +11,10 @@ import torch
 from torch.nn import functional as F
 
 from conftest import REPOSITORY
-from mingpt.utils import read_text
-from projects.birthplace.files import load_files
+from mingpt.utils import read_text, write_text
+from projects.birthplace.files import PARAPHRASES, load_files, person
 from projects.birthplace.dataset import MASK, WORLD, make_tokenizer
-from projects.birthplace.evaluate import Score, WAYS, log_likelihoods, majority_answer, predict, predict_in_ways, score
+from projects.birthplace.evaluate import Score, majority_answer, predict, predict_with_paraphrases, score
 from projects.birthplace.recipes import RECIPES, build_model, get_recipe
 from projects.birthplace.variants import VARIANTS
 from projects.birthplace.run import main
@@ -48,8 +48,9 @@ def finetuned(tmp_path_factory):
 def test_the_study_writes_everything(variant, tmp_path, monkeypatch, capsys):
     run(monkeypatch, "study", variant, "--quick", "--out", tmp_path, "--seeds", "2")
     shown = capsys.readouterr().out
-    for row in (r"^majority answer +15.0 ± 0.0 % +15.0 ± 0.0 %$", r"^guess by frequency +\d+\.\d ± 0.0 % ",
-                r"^no pretraining +\d+\.\d ± ", r"^pretraining +\d+\.\d ± ", r"^the same, asked in 4 ways +\d+\.\d ± ", "^2 runs, ", "For the real assignment"):
+    for row in (r"^majority answer( +15.0 ± 0.0 %){4}$", r"^guess by frequency( +\d+\.\d ± 0.0 %){4}$",
+                r"^no pretraining( +\d+\.\d ± \d+\.\d %){4}$", r"^pretraining( +\d+\.\d ± \d+\.\d %){4}$", "^2 runs, ",
+                "For the real assignment"):
         assert re.search(row, shown, re.MULTILINE), row
     metrics = json.loads(read_text(tmp_path / "metrics.json"))
     assert [r["seed"] for r in metrics["runs"]] == [0, 1] and metrics["runs"][0]["dev"]["majority"] == 15
@@ -58,8 +59,9 @@ def test_the_study_writes_everything(variant, tmp_path, monkeypatch, capsys):
         assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
     for name in ("nopretrain", "pretrain"):
         for which in ("dev", "test", "control"):
-            predictions = read_text(tmp_path / "seed1" / f"{variant}.{name}.{which}.predictions")
-            assert predictions.count("\n") == len(getattr(load_files("world"), which).questions)
+            for kind in ("", ".paraphrases"):
+                predictions = read_text(tmp_path / "seed1" / f"{variant}.{name}.{which}{kind}.predictions")
+                assert predictions.count("\n") == len(getattr(load_files("world"), which).questions)
     assert (tmp_path / "seed0" / f"{variant}.pretrain.params").exists()
 
 
@@ -73,12 +75,17 @@ def test_evaluate_writes_a_line_a_question_and_marks_it(finetuned, tmp_path, mon
     assert f"Correct: {right} out of {len(answers)}: {100 * right / len(answers):.1f}%" in capsys.readouterr().out
 
 
-def test_evaluate_can_ask_in_several_ways(finetuned, tmp_path, monkeypatch, capsys):
-    run(monkeypatch, "evaluate", "vanilla", WIKI, "--reading_params_path", finetuned / "finetune.params", "--in_ways",
+def test_evaluate_can_paraphrase(tmp_path, monkeypatch, capsys):
+    tokenizer, settings = make_tokenizer(read_text(WIKI)), Settings("vanilla", get_recipe("quick"))
+    model = new_model(settings, tokenizer)
+    for parameter in model.parameters():  # answers whatever the question suggests
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_parameters(tmp_path / "params", settings, model, tokenizer)
+    run(monkeypatch, "evaluate", "vanilla", WIKI, "--reading_params_path", tmp_path / "params", "--paraphrases",
         "--eval_corpus_path", DEV, "--outputs_path", tmp_path / "dev.predictions")
-    tokenizer = make_tokenizer(read_text(WIKI))
-    model = load_parameters(finetuned / "finetune.params", Settings("vanilla", get_recipe("quick")), tokenizer)
-    expected, _ = predict_in_ways(model, tokenizer, load_files("world").dev.questions)
+    questions = load_files("world").dev.questions
+    expected, _ = predict_with_paraphrases(model, tokenizer, questions)
+    assert expected != predict(model, tokenizer, questions), "this model answers paraphrases alike: nothing is tested"
     assert read_text(tmp_path / "dev.predictions").split("\n")[:-1] == expected
     assert "Correct: " in capsys.readouterr().out
 
@@ -203,18 +210,18 @@ def test_answers_are_the_likeliest_characters_one_question_at_a_time():
         assert tokenizer.decode(tokens).split(MASK)[1] == said
 
 
-def test_asking_in_several_ways_takes_the_proposal_that_is_likeliest_in_all_of_them():
+def test_of_the_answers_to_paraphrases_the_likeliest_to_all_of_them_is_taken():
     tokenizer = make_tokenizer(read_text(WIKI))
     model = build_model("vanilla", tokenizer.vocab_size, get_recipe("quick"))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     long = "Ann" * 29  # not every answer to a shorter way fits behind this question
-    questions = ["Where was Ada Roe born?", "Where was Bo Li born?", f"Where was {long} born?", "Who?"]
-    answers, said_to_ways = predict_in_ways(model, tokenizer, questions)
-    assert len(set(said_to_ways[0])) > 1, "the ways agree on everything: nothing is tested"
-    changed = 0
-    for question, name, answer, said in zip(questions, ["Ada Roe", "Bo Li", long, None], answers, said_to_ways):
-        ways = [way.format(name) if name else question for way in WAYS]
+    questions = ["Where was Ada Roe born?", "Where was Bo Li born?", f"Where was {long} born?", "Who?", "Where was Ada raised?"]
+    answers, each = predict_with_paraphrases(model, tokenizer, questions)
+    assert len(set(each[0])) > 1, "the ways agree on everything: nothing is tested"
+    changed = dropped = 0
+    for question, name, answer, said in zip(questions, ["Ada Roe", "Bo Li", long, None, None], answers, each):
+        ways = [way.format(name) if name else question for way in PARAPHRASES]
         assert said == [predict(model, tokenizer, [way])[0] for way in ways]
         products = {}
         for proposal in {proposal for proposal in said if len(question) + 1 + len(proposal) <= 128}:
@@ -227,8 +234,23 @@ def test_asking_in_several_ways_takes_the_proposal_that_is_likeliest_in_all_of_t
                     products[proposal] += F.log_softmax(logits, dim=0)[token].item()
         assert products[answer] == pytest.approx(max(products.values()), abs=1e-3)
         changed += answer != predict(model, tokenizer, [question])[0]
-    assert changed, "asking in several ways has changed no answer"
-    assert log_likelihoods(model, tokenizer, [], []) == []
+        dropped += len(set(said)) > len(products)
+    assert changed, "paraphrases have changed no answer"
+    assert dropped, "every proposal has fitted behind the long question"
+    assert predict_with_paraphrases(model, tokenizer, []) == ([], [])
+
+
+def test_a_paraphrase_that_the_vocabulary_lacks_is_named_before_training(tmp_path, monkeypatch, error_line):
+    write_text(tmp_path / "wiki.txt", "Ada Roe. Ada Roe was born in Oslo ?\nWhere.\n")
+    for name in ("birth_places_train", "birth_dev", "birth_test_inputs"):
+        write_text(tmp_path / f"{name}.tsv", "Where was Ada Roe born?\tOslo\nWhere was Ada Dane born?\tOslo\n")
+    assert "birth_dev.tsv:1: the character ',' (U+002C)" in error_line(run, monkeypatch, "--quick", "--data_dir", tmp_path, "--out",
+                                                                      tmp_path / "out")
+
+
+def test_the_person_of_a_question():
+    assert person("Where was J. N. Roe born?") == "J. N. Roe"
+    assert person("Where was Ada raised?") == person("Is Ada born?") == person("Where was born?") == ""
 
 
 def test_marks():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mingpt.utils import (atomic_path, load_torch, one_line_errors, pick_device, pick_dtype, read_text, save_torch,
-                          write_json, write_text)
+                          with_spread, write_json, write_text)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -17,6 +17,10 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
             temporary.write_text("half of the n")
             raise RuntimeError
     assert path.read_text() == "old\n" and os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_mean_with_spread():
+    assert with_spread([50.0]) == "50.0" and with_spread([1.0, 3.0], sign="+") == "+2.0 ± 1.4" and with_spread([1, 2], 0) == "2 ± 1"
 
 
 def test_writing_makes_folders_and_replaces(tmp_path):

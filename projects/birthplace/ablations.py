@@ -3,11 +3,13 @@
     python projects/birthplace/run.py ablate --seeds 3                            the embedded world: a minute or two each
     python projects/birthplace/run.py ablate --data cs224n --people 700           a third of the assignment's people
     python projects/birthplace/run.py ablate --only "recipe; AdamW alone"         some of the changes
+    python projects/birthplace/run.py ablate --data cs224n --people 0 --variant rope --reading_params_path rope.pretrain.params
+                                                          changes of finetuning alone, after what was pretrained on everything
 
 Every run takes the same number of steps of the same size, but for those with half and twice the readings; so a change
 that makes the examples longer reads each document fewer times. On the assignment's files dev is left alone: of the
 training questions of --people people three in four are trained on, and the rest are asked; the corpus is those people's
-documents. Finished runs stay in --out, and --resume keeps them. Writes ablations.json, ablations.md and ablations.png.
+documents. Each question is asked once, and in four ways. Finished runs stay in --out, and --resume keeps them. Writes ablations.json, ablations.md and ablations.png.
 """
 
 import json
@@ -24,12 +26,13 @@ from mingpt.batches import Batches
 from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.plotting import COLORS, figure
 from mingpt.processes import process_count
-from mingpt.utils import one_line_errors, read_text, write_json, write_text
-from projects.birthplace.dataset import make_tokenizer, read_pairs
-from projects.birthplace.evaluate import predict, score, spread
+from mingpt.utils import one_line_errors, read_text, with_spread, write_json, write_text
+from projects.birthplace.dataset import make_tokenizer, name_of, read_pairs
+from projects.birthplace.evaluate import marks_of_paraphrases, predict_with_paraphrases
 from projects.birthplace.files import Files, Questions, load_files, person
 from projects.birthplace.recipes import BLOCK_SIZE, RECIPES, Recipe, finetuning_data, get_recipe, pretraining_data
-from projects.birthplace.steps import Settings, new_model, train, with_rate
+from projects.birthplace.steps import Settings, load_parameters, new_model, train, with_rate
+from projects.birthplace.variants import VARIANTS
 
 
 def with_optim(recipe: Recipe, **fields) -> Recipe:
@@ -55,7 +58,12 @@ class Change:
     """One thing that is done in another way: the variant of the model, or something of the recipe."""
 
     recipe: Callable[[Recipe], Recipe] = lambda recipe: recipe
-    variant: str = "vanilla"
+    variant: str = ""  # "": as it is
+
+    def spares_pretraining(self, recipe: Recipe) -> bool:
+        """Whether only finetuning is another."""
+        changed = self.recipe(recipe)
+        return not self.variant and replace(changed, finetune=recipe.finetune, mixed=recipe.mixed) == recipe
 
 
 CHANGES = {
@@ -66,7 +74,7 @@ CHANGES = {
     "no gaps of the assignment's law": Change(lambda recipe: replace(recipe, recall=1 - recipe.salient)),
     "AdamW alone": Change(lambda recipe: with_optim(recipe, optimizer="adamw")),
     "AdamW alone, pretraining at a third of its rate": Change(lambda recipe: with_optim(replace(
-        recipe, pretrain=with_rate(recipe.pretrain, recipe.pretrain.optim.learning_rate / 3, None)), optimizer="adamw")),
+        recipe, pretrain=with_rate(recipe.pretrain, recipe.pretrain.optim.learning_rate / 3)), optimizer="adamw")),
     "queries and keys not normalised": Change(lambda recipe: with_model(recipe, qk_norm=False)),
     "dropout 0.1": Change(lambda recipe: with_model(recipe, dropout=0.1)),
     "a head of its own, not the embeddings": Change(lambda recipe: with_model(recipe, tie_weights=False)),
@@ -88,7 +96,9 @@ class AblationOptions:
     out: Annotated[str, "folder for everything that is written"] = "out/birthplace_ablations"
     data: Annotated[str, "world, or cs224n (downloaded, or --data_dir)"] = ""
     data_dir: Annotated[str, "folder with the assignment's files, instead of a download"] = ""
-    people: Annotated[int, "cs224n: how many people, in order of the shuffled training questions; the world is taken whole"] = 700
+    people: Annotated[int, "cs224n: how many people, in order of the shuffled training questions; 0: all, and all documents"] = 700
+    variant: Annotated[str, f"the model that is changed: {', '.join(VARIANTS)}"] = "vanilla"
+    reading_params_path: Annotated[str, "finetune these parameters, of all documents, instead of pretraining"] = ""
     recipe: Annotated[str, f"{', '.join(RECIPES)}; world or salient, by the data, unless given"] = ""
     max_iters: Annotated[int, "steps of pretraining; 0: as many as the recipe takes, on cs224n for 60 readings"] = 0
     batch_tokens: Annotated[int, "characters in a step of pretraining"] = 2048
@@ -100,9 +110,13 @@ class AblationOptions:
     resume: Annotated[bool, "true: keep the finished runs in the folder"] = False
 
     def __post_init__(self):
-        for name in ("people", "batch_tokens", "seeds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least 1")
+        for name, least in (("people", 0), ("batch_tokens", 1), ("seeds", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.variant not in VARIANTS:
+            raise ValueError(f"--variant is {self.variant!r}; it must be one of {', '.join(VARIANTS)}")
+        if self.reading_params_path and (self.people or not (self.data == "cs224n" or self.data_dir)):
+            raise ValueError("--reading_params_path needs --data cs224n (or --data_dir) and --people 0: pretraining has read all documents")
         for name in self.names:
             if name not in CHANGES:
                 raise ValueError(f"no change is called {name!r}; there are: {'; '.join(CHANGES)}")
@@ -114,15 +128,16 @@ class AblationOptions:
 
 
 def laboratory(files: Files, people: int) -> Files:
-    """The documents of the first `people` of the shuffled training questions, three quarters of the questions to train
-    on, and the rest in place of dev."""
-    pairs = read_pairs(files.train, files.train_source, answers=True)
+    """Of the first `people` (0: all) of the shuffled training questions whose people have a document: their documents
+    (0: all), three quarters of the questions to train on, and the rest in place of dev."""
+    documented = {name_of(line) for line in files.corpus.split("\n") if line}
+    pairs = [pair for pair in read_pairs(files.train, files.train_source, answers=True) if person(pair[1]) in documented]
     random.Random(7).shuffle(pairs)
-    pairs = pairs[:people]
+    pairs = pairs[: people or None]
     asked, kept = pairs[: len(pairs) // 4], pairs[len(pairs) // 4 :]
     names = {person(question) for _, question, _ in pairs}
-    corpus = "\n".join(line for line in files.corpus.split("\n") if line.partition(". ")[0] in names)
-    if not asked or not corpus:
+    corpus = "\n".join(line for line in files.corpus.split("\n") if line and (not people or name_of(line) in names))
+    if not asked:
         raise ValueError(f"{files.train_source}: {len(pairs)} of its people are too few; raise --people")
     dev = Questions([question for _, question, _ in asked], [answer for *_, answer in asked], files.train_source,
                     [number for number, *_ in asked])
@@ -133,26 +148,33 @@ def run_one(change: Change, recipe: Recipe, files: Files, tokenizer, options: Ab
     """One run with one change. Returns the share of right answers, in percent, and what else one may want to know."""
     started = time.perf_counter()
     recipe = change.recipe(recipe)
-    settings = Settings(change.variant, recipe, seed, device=options.device, dtype=options.dtype, checkpoint_interval=0)
-    model = new_model(settings, tokenizer)
-    documents = pretraining_data(recipe, files.corpus, tokenizer, seed, files.corpus_source)
-    read = train(settings, recipe.pretrain, model, tokenizer, documents, out / "pretrain")
+    settings = Settings(change.variant or options.variant, recipe, seed, device=options.device, dtype=options.dtype,
+                        checkpoint_interval=0)
+    if options.reading_params_path:
+        model, read = load_parameters(options.reading_params_path, settings, tokenizer), []
+    else:
+        model = new_model(settings, tokenizer)
+        documents = pretraining_data(recipe, files.corpus, tokenizer, seed, files.corpus_source)
+        read = train(settings, recipe.pretrain, model, tokenizer, documents, out / "pretrain")
     questions = finetuning_data(recipe, files.train, files.corpus, tokenizer, seed, True, files.train_source,
                                 files.corpus_source)
     train(settings, recipe.finetune, model, tokenizer, questions, out / "finetune")
-    right = score(predict(model, tokenizer, files.dev.questions), files.dev.answers)
-    return {"percent": right.percent, "correct": right.correct, "questions": right.total, "steps": len(read),
-            "pretraining loss": round(float(np.mean(read[-50:])), 4), "seconds": round(time.perf_counter() - started, 1)}
+    marks = marks_of_paraphrases(*predict_with_paraphrases(model, tokenizer, files.dev.questions), files.dev.answers)
+    return {"percent": next(iter(marks.values())), "percent in four ways": marks["all together"], "ways of asking": marks,
+            "questions": len(files.dev.questions), "steps": len(read),
+            "pretraining loss": round(float(np.mean(read[-50:])), 4) if read else None,
+            "seconds": round(time.perf_counter() - started, 1)}
 
 
 def report(runs: dict[str, list[dict]], out: Path, about: str) -> None:
     """The table, printed and as Markdown, and the figure."""
     base = [run["percent"] for run in runs.get("recipe", [])]
-    lines = [about, "", "| change | right answers | difference, seed by seed |", "|---|---|---|"]
+    lines = [about, "", "| change | right answers | asked in four ways | difference of the first, seed by seed |", "|---|---|---|---|"]
     for name, those in runs.items():
         percent = [run["percent"] for run in those]
         gained = [run["percent"] - base[i] for i, run in enumerate(those)] if len(base) == len(those) else []
-        lines.append(f"| {name} | {spread(percent)} % | {spread(gained, '+') if gained and name != 'recipe' else ''} |")
+        lines.append(f"| {name} | {with_spread(percent)} % | {with_spread([run['percent in four ways'] for run in those])} % | "
+                     f"{with_spread(gained, sign='+') if gained and name != 'recipe' else ''} |")
     print("\n" + "\n".join(lines))
     write_text(out / "ablations.md", "\n".join(lines) + "\n")
     write_json(out / "ablations.json", {"about": about, "runs": runs})
@@ -191,8 +213,14 @@ def main(words: list[str] | None = None) -> None:
         steps = options.max_iters or readings * per_reading or recipe.pretrain.trainer.max_iters
         recipe = replace(recipe, pretrain=replace(recipe.pretrain, trainer=replace(
             recipe.pretrain.trainer, max_epochs=0, max_iters=steps, batch_size=0, batch_tokens=options.batch_tokens)))
+        if options.reading_params_path and not options.only:
+            options = replace(options, only="; ".join(name for name, change in CHANGES.items() if change.spares_pretraining(recipe)))
+        for name in options.names if options.reading_params_path else ():
+            if not CHANGES[name].spares_pretraining(recipe):
+                raise ValueError(f"--reading_params_path: {name!r} is a change of pretraining")
         same = {"recipe": config_to_dict(recipe), "people": options.people if data == "cs224n" else 0, "data": data,
-                "data_dir": options.data_dir}
+                "data_dir": options.data_dir, "variant": options.variant, "reading_params_path": options.reading_params_path,
+                "vocabulary": tokenizer.characters}
 
         runs: dict[str, list[dict]] = {name: [] for name in options.names}
         for seed in range(options.seed, options.seed + options.seeds):
@@ -205,11 +233,12 @@ def main(words: list[str] | None = None) -> None:
                     result = {"change": name, "seed": seed, "same": same,
                               **run_one(CHANGES[name], recipe, files, tokenizer, options, seed, folder)}
                     write_json(path, result)
-                    for phase in ("pretrain", "finetune"):
-                        (folder / phase / "checkpoint.pt").unlink()
+                    for checkpoint in folder.glob("*/checkpoint.pt"):
+                        checkpoint.unlink()
                 runs[name].append({key: value for key, value in result.items() if key not in ("change", "same")})
-        about = (f"{len(files.dev.questions)} questions of {Path(files.dev.source).name}, {steps:,} steps of {options.batch_tokens:,} characters, "
-                 f"{options.seeds} seed{'s' if options.seeds > 1 else ''}" + (" (mean ± standard deviation)" if options.seeds > 1 else ""))
+        seeds = f"{options.seeds} seeds (mean ± standard deviation)" if options.seeds > 1 else "1 seed"
+        read = options.reading_params_path or f"{steps:,} steps of {options.batch_tokens:,} characters"
+        about = f"{len(files.dev.questions)} questions of {Path(files.dev.source).name}, {options.variant}, {read}, {seeds}"
         report(runs, out, about)
         print(f"\nWritten to {out}")
 

@@ -18,15 +18,15 @@ import numpy as np
 from mingpt.config import Parser
 from mingpt.plotting import COLORS, figure
 from mingpt.utils import one_line_errors, pick_device, read_text, write_json
-from projects.birthplace.dataset import make_tokenizer, read_pairs
-from projects.birthplace.evaluate import WAYS, confidences, predict, predict_in_ways, score
-from projects.birthplace.files import Questions, person, read_questions, strangers
+from projects.birthplace.dataset import make_tokenizer, name_of, read_pairs
+from projects.birthplace.evaluate import confidences, marks_of_paraphrases, predict, predict_with_paraphrases
+from projects.birthplace.files import PARAPHRASES, Questions, person, read_questions, strangers
 from projects.birthplace.recipes import BLOCK_SIZE, get_recipe
 from projects.birthplace.steps import Settings, load_parameters
 from projects.birthplace.variants import VARIANTS
 
-SAME = f"different answers to {len(WAYS)} ways of asking"
-READABLE = int(BLOCK_SIZE * 7 / 8)  # characters of a document that pretraining looks at
+PARAPHRASED = f"different answers to {len(PARAPHRASES)} ways of asking"
+READABLE = int(BLOCK_SIZE * 7 / 8)  # characters of a document that the assignment's law looks at
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ class Answer:
     said: str
     confidence: float  # probability of `said` as a whole
     place_ends: int | None  # characters up to the end of the place in the biography; None if it is not there
+    documents: int  # biographies of that name
     namesakes: int  # biographies of others with the same given name
     asked_in_training: int  # training questions with the true answer
-    different: int = 1  # answers that the model gives when the question is put in several ways
+    distinct: int  # how many different answers the PARAPHRASES get
 
     @property
     def right(self) -> bool:
@@ -48,21 +49,22 @@ class Answer:
         return self.said == self.truth
 
 
-def sort_answers(questions: Questions, said: list[str], sure: list[float], said_to_ways: list[list[str]], corpus: str,
+def sort_answers(questions: Questions, said: list[str], sure: list[float], to_paraphrases: list[list[str]], corpus: str,
                  training: Counter) -> list[Answer]:
     """Look up what may explain each answer. A biography is a document that begins with the name."""
     biographies: dict[str, list[str]] = {}
     for document in corpus.split("\n"):
-        biographies.setdefault(document.split(". ")[0], []).append(document)
+        biographies.setdefault(name_of(document), []).append(document)
     given_names = Counter(name.split(" ")[0] for name in biographies)
     answers = []
-    for question, truth, words, confidence, to_ways in zip(questions.questions, questions.answers, said, sure, said_to_ways):
+    for question, truth, words, confidence, paraphrased in zip(questions.questions, questions.answers, said, sure,
+                                                               to_paraphrases):
         name = person(question)
         found = [text.find(truth, len(name)) for text in biographies.get(name, [])]
         ends = min((place + len(truth) for place in found if place >= 0), default=None)
         given = name.split(" ")[0]
-        answers.append(Answer(question, truth, words, confidence, ends,
-                              given_names[given] - (name in biographies), training[truth], len(set(to_ways))))
+        answers.append(Answer(question, truth, words, confidence, ends, len(found),
+                              given_names[given] - (name in biographies), training[truth], len(set(paraphrased))))
     return answers
 
 
@@ -83,7 +85,9 @@ def bin_of(value: int, edges: list[int], unit: str = "") -> tuple[int, str]:
 
 
 def by_position(answer: Answer) -> tuple[int, str]:
-    """Where the place ends in the biography, and whether pretraining could read it."""
+    """Where the place ends in the biography, and whether the assignment's law gets that far."""
+    if not answer.documents:
+        return 100, "no biography"
     if answer.place_ends is None:
         return 99, "nowhere"
     if answer.place_ends > READABLE:
@@ -169,7 +173,7 @@ def analyze(answers: list[Answer], prior: Counter, said_of_strangers: list[str],
         "training questions with the true place": shares(grouped(answers, by_place)),
         "answer is": shares(grouped(answers, lambda a: (0, "a place of training") if a.said in prior else
                                     (1, "another word"))),
-        SAME: shares(grouped(answers, lambda a: (a.different, str(a.different)))),
+        PARAPHRASED: shares(grouped(answers, lambda a: (a.distinct, str(a.distinct)))),
         "calibration": {"expected_error": error, "points": points},
         "mean confidence": {"when right": mean([a.confidence for a in answers if a.right]),
                             "when wrong": mean([a.confidence for a in answers if not a.right]),
@@ -177,7 +181,7 @@ def analyze(answers: list[Answer], prior: Counter, said_of_strangers: list[str],
         "strangers": {"answers that are places of training": mean([s in prior for s in said_of_strangers]),
                       "commonest": Counter(said_of_strangers).most_common(10)}}
     for name in ("position of the place", "others with the given name", "training questions with the true place", "answer is",
-                 SAME):
+                 PARAPHRASED):
         print(f"\n{name:45}{'questions':>10}{'right':>9}   95 % interval")
         for label, cell in results[name].items():
             low, high = cell["interval"]
@@ -214,16 +218,14 @@ def main(words: list[str] | None = None) -> None:
         questions.check(tokenizer, BLOCK_SIZE)
         prior = Counter(answer for _, _, answer in read_pairs(read_text(args.finetune_corpus_path),
                                                               args.finetune_corpus_path, answers=True))
-        said = predict(model, tokenizer, questions.questions)
-        in_ways, said_to_ways = predict_in_ways(model, tokenizer, questions.questions)
-        answers = sort_answers(questions, said, confidences(model, tokenizer, questions.questions, said), said_to_ways,
-                               corpus, prior)
+        together, each = predict_with_paraphrases(model, tokenizer, questions.questions)
+        said = [answers[0] for answers in each]  # to the question itself
+        answers = sort_answers(questions, said, confidences(model, tokenizer, questions.questions, said), each, corpus, prior)
         nobody = strangers(questions, corpus).questions
         said_of_strangers = predict(model, tokenizer, nobody)
         results = analyze(answers, prior, said_of_strangers, confidences(model, tokenizer, nobody, said_of_strangers))
-        ways = {way.format("X"): score([said[i] for said in said_to_ways], questions.answers).percent
-                for i, way in enumerate(WAYS)} | {"all together": score(in_ways, questions.answers).percent}
-        print("Right in %, by the way of asking: " + ", ".join(f"{way} {percent:.1f}" for way, percent in ways.items()))
-        write_json(out / "analysis.json", {"variant": args.variant, **results, "ways of asking": ways})
+        paraphrases = marks_of_paraphrases(together, each, questions.answers)
+        print("Right in %, by the way of asking: " + "; ".join(f"{form} {percent:.1f}" for form, percent in paraphrases.items()))
+        write_json(out / "analysis.json", {"variant": args.variant, **results, "ways of asking": paraphrases})
         plot(out / "analysis.png", answers, prior, said_of_strangers)
         print(f"Written to {out}: analysis.json, analysis.png")

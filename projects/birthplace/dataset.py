@@ -142,7 +142,7 @@ class SalientCorruptionDataset(CharCorruptionDataset):
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Start and end of the runs of capitalised words behind the title, without those that stand in it."""
-        title = text.partition(". ")[0]
+        title = name_of(text)
         return [match.span() for match in self.capitalised.finditer(text, len(title) + 1)
                 if match.group() not in title and match.group()[0].isupper()]
 
@@ -154,14 +154,23 @@ class SalientCorruptionDataset(CharCorruptionDataset):
         if not spans:
             return ""
         start, end = rng.choice(spans)
-        name = document.partition(". ")[0]
+        name = name_of(document)
         between = document[len(name) + 2 : start].split()
         others = between + document[end:].split()
         lead, first = rng.randint(0, 3) if rng.random() < 0.5 else 0, rng.randint(0, len(others))
         tail = rng.randint(0, 4)
-        words = others[first : first + lead] + [name + "." * (rng.random() < 0.2)] + between[len(between) - tail :]
+        words = others[first : first + lead] + [name + "." * (rng.random() < 0.2)] + between[max(0, len(between) - tail) :]
         room = self.block_size - (end - start) - 2  # for the words, so that both marks fit
         return " ".join(words)[-room:] + MASK + document[start:end] + MASK if room > len(name) else ""
+
+
+# A full stop behind an initial or one of these is part of the name.
+_end_of_name = re.compile(r"(?<!\b\w)(?<!\bJr)(?<!\bSr)(?<!\bDr)(?<!\bSt)\. ")
+
+
+def name_of(document: str) -> str:
+    """The name that a document begins with: what comes before its first full stop, initials apart ("J. N. Roe. He ...")."""
+    return _end_of_name.split(document, maxsplit=1)[0]
 
 
 class NameDataset:

@@ -2,10 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from statistics import mean, stdev
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -15,11 +13,9 @@ from mingpt.char import CharTokenizer
 from mingpt.model import GPT
 from mingpt.utils import progress_options
 from projects.birthplace.dataset import MASK
-from projects.birthplace.files import person
+from projects.birthplace.files import PARAPHRASES, paraphrases
 
 MAX_ANSWER = 32  # characters; the longest place in the assignment has 25
-# One question as finetuning puts it, and as a biography would. Chosen on held-out training questions, see the README.
-WAYS = ("Where was {} born?", "{} was born in", "{}, born in", "{} in")
 
 
 @dataclass(frozen=True)
@@ -36,11 +32,6 @@ class Score:
 
     def __str__(self) -> str:
         return f"Correct: {self.correct} out of {self.total}: {self.percent:.1f}%"
-
-
-def spread(values: list[float], sign: str = "") -> str:
-    """The mean, to a tenth, and the standard deviation where there are several; `sign="+"` shows that of the mean."""
-    return f"{mean(values):{sign}.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def predict(model: GPT, tokenizer: CharTokenizer, questions: list[str], batch_size: int = 128) -> list[str]:
@@ -65,34 +56,38 @@ def predict(model: GPT, tokenizer: CharTokenizer, questions: list[str], batch_si
     return answers
 
 
-def predict_in_ways(model: GPT, tokenizer: CharTokenizer, questions: list[str]) -> tuple[list[str], list[list[str]]]:
-    """The answers when each question is put in all WAYS; and for each question what was said to each way.
+def predict_with_paraphrases(model: GPT, tokenizer: CharTokenizer,
+                             questions: list[str]) -> tuple[list[str], list[list[str]]]:
+    """The answers when each question is put in all PARAPHRASES, and what was said to each of them.
 
-    Each way proposes its likeliest answer; taken is the proposal with the largest product of probabilities over the ways
-    (Jiang et al. 2020, "How can we know what language models know?"). What was learned of the name is found from any
-    side, and what hangs on the words of the question is outvoted. A question that is not `Where was NAME born?` is put
-    as it stands.
+    Every paraphrase proposes its answer, as by `predict`. Taken is the proposal with the largest sum, over the paraphrases,
+    of log P(answer and its closing mark | paraphrase): an ensemble of prompts (Jiang et al. 2020, "How can we know what
+    language models know?").
+
+    Returns (answers, said): `said[i][j]` is the answer of `predict` to question i in paraphrase j.
     """
-    asked = [[way.format(person(question)) if person(question) != question else question for way in WAYS]
-             for question in questions]
-    one_by_one = iter(predict(model, tokenizer, [words for ways in asked for words in ways]))
-    said = [[next(one_by_one) for _ in ways] for ways in asked]
-    # A long answer to a short way may not fit behind the question; the question's own does.
-    proposals = [sorted({answer for answer in those if len(question + MASK + answer) <= model.config.block_size})
-                 for question, those in zip(questions, said)]
-    trials = [(words, answer) for ways, proposed in zip(asked, proposals) for answer in proposed for words in ways]
-    log_p = iter(log_likelihoods(model, tokenizer, *zip(*trials)))
+    asked = [paraphrases(question) for question in questions]
+    one_by_one = iter(predict(model, tokenizer, [prompt for prompts in asked for prompt in prompts]))
+    said = [[next(one_by_one) for _ in prompts] for prompts in asked]
+    # A long answer to a short paraphrase may not fit behind the longest, whose own does.
+    proposals = [sorted({answer for answer in those if max(map(len, prompts)) + len(MASK + answer) <= model.config.block_size})
+                 for prompts, those in zip(asked, said)]
+    trials = [(prompt, answer) for prompts, proposed in zip(asked, proposals) for answer in proposed for prompt in prompts]
+    log_p = iter(log_likelihoods(model, tokenizer, [prompt for prompt, _ in trials], [answer for _, answer in trials]))
     answers = []
-    for ways, proposed in zip(asked, proposals):
-        total = {answer: sum(next(log_p) for _ in ways) for answer in proposed}
+    for prompts, proposed in zip(asked, proposals):
+        total = {answer: sum(next(log_p) for _ in prompts) for answer in proposed}
         answers.append(max(total, key=total.get))
     return answers, said
 
 
 @torch.no_grad()
-def log_likelihoods(model: GPT, tokenizer: CharTokenizer, questions: Sequence[str], answers: Sequence[str],
+def log_likelihoods(model: GPT, tokenizer: CharTokenizer, questions: list[str], answers: list[str],
                     batch_size: int = 128) -> list[float]:
-    """The logarithm of the probability (nats) of each answer as a whole, its closing mark included, after its question."""
+    """log P(answer and its closing mark | question and its mark), in nats, of each pair.
+
+    A question, its mark and its answer take at most block_size characters. Leaves the model in evaluation mode.
+    """
     model.eval()
     device, results = next(model.parameters()).device, [0.0] * len(questions)
     rows = [(tokenizer.encode(question + MASK), tokenizer.encode(answer + MASK)) for question, answer in zip(questions, answers)]
@@ -108,8 +103,8 @@ def log_likelihoods(model: GPT, tokenizer: CharTokenizer, questions: Sequence[st
     return results
 
 
-def confidences(model: GPT, tokenizer: CharTokenizer, questions: Sequence[str], answers: Sequence[str]) -> list[float]:
-    """The probabilities themselves."""
+def confidences(model: GPT, tokenizer: CharTokenizer, questions: list[str], answers: list[str]) -> list[float]:
+    """The probability that the model gives each answer, its closing mark included, after its question."""
     return [math.exp(log_p) for log_p in log_likelihoods(model, tokenizer, questions, answers)]
 
 
@@ -118,6 +113,12 @@ def score(predictions: list[str], answers: list[str]) -> Score:
     if len(predictions) != len(answers):
         raise ValueError(f"{len(predictions)} predictions for {len(answers)} questions; there must be one for each")
     return Score(sum(p == a for p, a in zip(predictions, answers)), len(answers))
+
+
+def marks_of_paraphrases(together: list[str], each: list[list[str]], answers: list[str]) -> dict[str, float]:
+    """Right answers in percent to each of the PARAPHRASES, and to all together; as `predict_with_paraphrases` gives them."""
+    return {form.format("X"): score([said[j] for said in each], answers).percent for j, form in enumerate(PARAPHRASES)} | \
+        {"all together": score(together, answers).percent}
 
 
 def majority_answer(answers: list[str]) -> str:

@@ -31,20 +31,20 @@ def plot_losses(path: Path, pretraining: list[list[float]], finetuning: dict[str
             axes.legend()
 
 
-def plot_accuracy(path: Path, rows: list[str], dev: list[list[float]], control: list[list[float]]) -> None:
-    """Accuracy in percent for each row of the table, on people read about and on strangers; a dot for each seed."""
-    with figure(path, width=7.5, height=3.8) as axes:
-        for values, shift, color, label in ((dev, -0.2, COLORS["blue"], "people it read about, never asked about"),
-                                            (control, 0.2, COLORS["orange"], "people it never read about")):
-            places = np.arange(len(rows)) + shift
-            bars = axes.bar(places, [np.mean(v) for v in values], 0.36, color=color, label=label)
-            axes.bar_label(bars, fmt="%.0f %%", padding=4)
+def plot_accuracy(path: Path, rows: list[str], marks: dict[str, list[list[float]]]) -> None:
+    """Accuracy in percent: what was marked -> for each of the rows, the values of all seeds; a dot for each seed."""
+    colors = (COLORS["blue"], COLORS["sky"], COLORS["red"], COLORS["orange"])
+    with figure(path, width=9, height=4.2) as axes:
+        for i, (label, values) in enumerate(marks.items()):
+            places = np.arange(len(rows)) + 0.21 * (i - (len(marks) - 1) / 2)
+            bars = axes.bar(places, [np.mean(v) for v in values], 0.19, color=colors[i], label=label.replace("\n", " "))
+            axes.bar_label(bars, fmt="%.0f", padding=3)
             for place, seeds in zip(places, values):
                 if len(seeds) > 1:
-                    axes.plot([place] * len(seeds), seeds, ".", color="black", ms=5)
-        axes.set_xticks(range(len(rows)), [row.replace(", ", ",\n") for row in rows])
+                    axes.plot([place] * len(seeds), seeds, ".", color="black", ms=4)
+        axes.set_xticks(range(len(rows)), rows)
         axes.grid(axis="x", visible=False)
-        seeds = max(map(len, dev))
+        seeds = len(next(iter(marks.values()))[0])
         axes.set(ylabel="right answers (%)", ylim=(0, 112), yticks=range(0, 101, 20),
                  title="Where was X born?" + (f"  ({seeds} seeds; dots: single runs)" if seeds > 1 else "  (1 seed)"))
         axes.legend(loc="upper left")

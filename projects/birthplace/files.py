@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from mingpt.char import CharTokenizer
 from mingpt.utils import read_text
 from projects.birthplace.dataset import MASK, WORLD, encode_line, read_pairs
 
+# One question, as finetuning puts it and as biographies would. Chosen on held-out training questions, see the README.
+PARAPHRASES = ("Where was {} born?", "{} was born in", "{}, born in", "{} in")
 CS224N = WORLD.parent / "cs224n_a5"
 
 
@@ -26,10 +29,12 @@ class Questions:
         """Whether the answers are known."""
         return bool(self.answers[0])
 
-    def check(self, tokenizer: CharTokenizer, block_size: int) -> None:
-        """ValueError with file and line if a question cannot be put to a model of that vocabulary and block size."""
+    def check(self, tokenizer: CharTokenizer, block_size: int, paraphrased: bool = True) -> None:
+        """ValueError with file and line if a question, or a paraphrase, cannot be put to a model of that vocabulary and
+        block size."""
         for number, question in zip(self.lines, self.questions):
-            encode_line(tokenizer, question + MASK, self.source, number, longest=block_size - 1)
+            for prompt in paraphrases(question) if paraphrased else [question]:
+                encode_line(tokenizer, prompt + MASK, self.source, number, longest=block_size - 1)
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,15 @@ def load_files(data: str, data_dir: str | os.PathLike = "") -> Files:
 
 
 def person(question: str) -> str:
-    """The name in a question."""
-    return question.removeprefix("Where was ").removesuffix(" born?")
+    """The name in a question `Where was NAME born?`; "" if it is another one."""
+    found = re.fullmatch(r"Where was (.+) born\?", question)
+    return found[1] if found else ""
+
+
+def paraphrases(question: str) -> list[str]:
+    """The question in all PARAPHRASES; one that is not `Where was NAME born?` as it stands each time."""
+    name = person(question)
+    return [form.format(name) if name else question for form in PARAPHRASES]
 
 
 def strangers(known: Questions, corpus: str, seed: int = 0) -> Questions:
@@ -91,10 +103,10 @@ def strangers(known: Questions, corpus: str, seed: int = 0) -> Questions:
     given = [name[0] for name, _ in owners]
     rng.shuffle(given)
     people = [(f"{first} {name[-1]}", answer) for first, (name, answer) in zip(given, owners)]
-    people = [(person, answer) for person, answer in people if person not in corpus]
+    people = [(name, answer) for name, answer in people if name not in corpus]
     if not people:
         raise ValueError(f"{known.source}: no two names to recombine into a control set")
-    return Questions([f"Where was {person} born?" for person, _ in people], [answer for _, answer in people],
+    return Questions([f"Where was {name} born?" for name, _ in people], [answer for _, answer in people],
                      f"{known.source}, names recombined", list(range(1, len(people) + 1)))
 
 

@@ -12,7 +12,7 @@ The assignment's own commands:
            --writing_params_path vanilla.finetune.params --finetune_corpus_path birth_places_train.tsv
     run.py evaluate vanilla wiki.txt --reading_params_path vanilla.finetune.params
            --eval_corpus_path birth_dev.tsv --outputs_path vanilla.pretrain.dev.predictions
-           (--in_ways puts every question in several ways, which is more often right)
+           (--paraphrases puts every question in four ways, which is more often right)
     run.py london --eval_corpus_path birth_dev.tsv --finetune_corpus_path birth_places_train.tsv
 
 A closer look, handing in, and marking; each has a --help of its own:
@@ -37,10 +37,10 @@ from typing import Annotated
 import numpy as np
 
 from mingpt.config import Parser, config_from_args, config_to_dict
-from mingpt.utils import one_line_errors, pick_device, read_text, write_json, write_text
-from projects.birthplace.files import Files, Questions, load_files, read_questions
+from mingpt.utils import one_line_errors, pick_device, read_text, with_spread, write_json, write_text
+from projects.birthplace.files import PARAPHRASES, Files, Questions, load_files, read_questions
 from projects.birthplace.dataset import make_tokenizer, read_pairs
-from projects.birthplace.evaluate import WAYS, majority_answer, predict, predict_in_ways, score, spread
+from projects.birthplace.evaluate import majority_answer, predict, predict_with_paraphrases, score
 from projects.birthplace.figures import plot_accuracy, plot_losses
 from projects.birthplace.recipes import BLOCK_SIZE, RECIPES, VARIANTS, Recipe, finetuning_data, get_recipe, pretraining_data
 from projects.birthplace.steps import Settings, is_first_process, load_parameters, new_model, save_parameters, train, with_rate
@@ -49,12 +49,16 @@ COMMANDS = {  # each with the flags that only some commands take
     "study": {"quick", "data", "data_dir", "seeds"},
     "pretrain": {"quick", "writing_params_path", "pretrain_lr", "max_epochs"},
     "finetune": {"quick", "reading_params_path", "writing_params_path", "finetune_corpus_path", "finetune_lr", "max_epochs"},
-    "evaluate": {"reading_params_path", "eval_corpus_path", "outputs_path", "in_ways"},
+    "evaluate": {"reading_params_path", "eval_corpus_path", "outputs_path", "paraphrases"},
     "london": {"eval_corpus_path", "finetune_corpus_path"},
 }
 OTHERS = {  # commands with a module, flags and --help of their own
     "analyze": "analysis", "ablate": "ablations", "cost": "cost", "submit": "submit", "grade": "grade",
     "handout": "handout", "--handout": "handout"}
+
+MARKS = {  # what is marked, as table and figure call it
+    "dev": "people read about,\nasked once", "dev.paraphrases": "people read about,\nasked in four ways",
+    "control": "people never read\nabout, asked once", "control.paraphrases": "people never read about,\nasked in four ways"}
 
 
 @dataclass(frozen=True)
@@ -103,14 +107,13 @@ def study(variant: str, options: Options, study_options: StudyOptions, quick: bo
         runs.append(run_once(settings, files, out if study_options.seeds == 1 else out / f"seed{seed}"))
 
     rows = {"majority answer": "majority", "guess by frequency": "guess", "no pretraining": "nopretrain",
-            "pretraining": "pretrain", f"the same, asked in {len(WAYS)} ways": "pretrain.ways"}
-    dev = {row: [run["dev"][key] for run in runs] for row, key in rows.items()}
-    control = {row: [run["control"][key] for run in runs] for row, key in rows.items()}
+            "pretraining": "pretrain"}
+    marks = {name: {row: [run[name][key] for run in runs] for row, key in rows.items()} for name in MARKS}
     seconds = time.perf_counter() - started
-    print_table(dev, control, files, seconds)
+    print_table(marks, files, seconds)
     plot_losses(out / "loss.png", [run["losses"]["pretraining"] for run in runs],
                 {name: [run["losses"][name] for run in runs] for name in ("no pretraining", "after pretraining")})
-    plot_accuracy(out / "accuracy.png", list(rows), list(dev.values()), list(control.values()))
+    plot_accuracy(out / "accuracy.png", list(rows), {MARKS[name]: list(those.values()) for name, those in marks.items()})
     write_json(out / "config.json", {"variant": variant, **config_to_dict(options), **config_to_dict(study_options),
                                      "recipe": {"name": recipe_name, **config_to_dict(recipe)}})
     write_json(out / "metrics.json", {"seconds": round(seconds, 1), "runs": runs})
@@ -126,8 +129,8 @@ def run_once(settings: Settings, files: Files, out: Path) -> dict:
     answers = [answer for _, _, answer in read_pairs(files.train, files.train_source, answers=True)]
     for name in ("dev", "test", "control"):
         getattr(files, name).check(tokenizer, BLOCK_SIZE)
-    losses, predictions = {}, {"majority": {name: [majority_answer(answers)] * len(getattr(files, name).questions)
-                                            for name in ("dev", "control")}}
+    commonest = majority_answer(answers)
+    losses, predictions = {}, {"majority": {name: [commonest] * len(questions_of(files, name).questions) for name in MARKS}}
 
     def finetuned(model, pretrained: bool, name: str):
         data = finetuning_data(recipe, files.train, files.corpus, tokenizer, seed, pretrained, files.train_source,
@@ -136,7 +139,6 @@ def run_once(settings: Settings, files: Files, out: Path) -> dict:
             settings, recipe.finetune if pretrained else recipe.scratch, model, tokenizer, data, out / f"finetune.{name}")
         save_parameters(out / f"{settings.variant}.{name}.finetune.params", settings, model, tokenizer)
         predictions[name] = ask(settings, model, tokenizer, files, out, name)
-        return model
 
     print(f"\n[seed {seed}] finetuning without pretraining")
     finetuned(new_model(settings, tokenizer), False, "nopretrain")
@@ -149,15 +151,13 @@ def run_once(settings: Settings, files: Files, out: Path) -> dict:
     save_parameters(out / f"{settings.variant}.pretrain.params", settings, model, tokenizer)
 
     print(f"[seed {seed}] finetuning after pretraining")
-    model = finetuned(model, True, "pretrain")
-    predictions["pretrain.ways"] = {which: predict_in_ways(model, tokenizer, getattr(files, which).questions)[0]
-                                    for which in ("dev", "control")}
+    finetuned(model, True, "pretrain")
 
-    marks = {name: {key: score(said[name], getattr(files, name).answers).percent for key, said in predictions.items()}
-             for name in ("dev", "control")}
+    marks = {name: {key: score(said[name], questions_of(files, name).answers).percent for key, said in predictions.items()}
+             for name in MARKS}
     shares = {answer: count / len(answers) for answer, count in Counter(answers).items()}
-    for name in ("dev", "control"):  # what drawing answers from those of training would score on average
-        marks[name]["guess"] = 100 * float(np.mean([shares.get(answer, 0.0) for answer in getattr(files, name).answers]))
+    for name in MARKS:  # what drawing answers from those of training would score on average
+        marks[name]["guess"] = 100 * float(np.mean([shares.get(truth, 0.0) for truth in questions_of(files, name).answers]))
     return {"seed": seed, **marks, "losses": {name: [round(l, 4) for l in curve] for name, curve in losses.items()},
             "control_answers": Counter(predictions["pretrain"]["control"]).most_common(5),
             "control_answers_that_are_places_of_training": float(np.mean([a in shares for a in predictions["pretrain"]["control"]]))}
@@ -167,10 +167,16 @@ def ask(settings: Settings, model, tokenizer, files: Files, out: Path, name: str
     """The model's answers to each set of questions, also written one a line under the assignment's file names."""
     said = {}
     for which in ("dev", "test", "control"):
-        questions: Questions = getattr(files, which)
-        said[which] = predict(model, tokenizer, questions.questions)
-        write_predictions(out / f"{settings.variant}.{name}.{which}.predictions", said[which])
+        said[f"{which}.paraphrases"], each = predict_with_paraphrases(model, tokenizer, getattr(files, which).questions)
+        said[which] = [answers[0] for answers in each]  # the first is the question itself
+        for kind in (which, f"{which}.paraphrases"):
+            write_predictions(out / f"{settings.variant}.{name}.{kind}.predictions", said[kind])
     return said
+
+
+def questions_of(files: Files, name: str) -> Questions:
+    """The questions of one of the MARKS."""
+    return getattr(files, name.split(".")[0])
 
 
 def introduce(files: Files) -> None:
@@ -183,13 +189,16 @@ def introduce(files: Files) -> None:
     print(f"                    {len(files.control.questions)} about people it never reads about")
 
 
-def print_table(dev: dict[str, list[float]], control: dict[str, list[float]], files: Files, seconds: float) -> None:
+def print_table(marks: dict[str, dict[str, list[float]]], files: Files, seconds: float) -> None:
     """The result: right answers in percent, with the standard deviation over seeds where there are several."""
-    runs = len(next(iter(dev.values())))
-    print(f"\n{'Right answers about':26}{'people read about':>20}{'people never read about':>27}")
-    print(f"{'':26}{f'({len(files.dev.questions)} questions)':>20}{f'({len(files.control.questions)} questions)':>27}")
-    for row in dev:
-        print(f"{row:26}{spread(dev[row]) + ' %':>20}{spread(control[row]) + ' %':>27}")
+    runs = len(next(iter(marks["dev"].values())))
+    width = {name: max(map(len, heading.split("\n"))) + 4 for name, heading in MARKS.items()}
+    headings = {name: [*heading.split("\n"), f"({len(questions_of(files, name).questions)} questions)"] for name, heading in MARKS.items()}
+    print()
+    for i, first in enumerate(("Right answers about", "", "")):
+        print(f"{first:20}" + "".join(f"{headings[name][i]:>{width[name]}}" for name in MARKS))
+    for row in marks["dev"]:
+        print(f"{row:20}" + "".join(f"{with_spread(marks[name][row]) + ' %':>{width[name]}}" for name in MARKS))
     print(f"{runs} run{'s' if runs > 1 else ''}, {seconds:.0f} s in all")
 
 
@@ -225,14 +234,17 @@ def finetune(variant: str, corpus_path: str, args, settings: Settings, out: Path
 
 
 def evaluate(variant: str, corpus_path: str, args, settings: Settings, out: Path) -> None:
-    """Answer questions, one prediction a line, and mark them if the answers are known."""
+    """Answer questions, one prediction a line, and mark them if the answers are known.
+
+    By `predict`, or with `--paraphrases` by `predict_with_paraphrases`.
+    """
     reading, asked = required(args, "reading_params_path", "evaluate"), required(args, "eval_corpus_path", "evaluate")
     outputs = required(args, "outputs_path", "evaluate")
     tokenizer = make_tokenizer(read_text(corpus_path), corpus_path)
     model = load_parameters(reading, settings, tokenizer).to(pick_device(settings.device))
     questions = read_questions(asked)
-    questions.check(tokenizer, BLOCK_SIZE)
-    predictions = (predict_in_ways(model, tokenizer, questions.questions)[0] if args.in_ways else
+    questions.check(tokenizer, BLOCK_SIZE, args.paraphrases)
+    predictions = (predict_with_paraphrases(model, tokenizer, questions.questions)[0] if args.paraphrases else
                    predict(model, tokenizer, questions.questions))
     write_predictions(outputs, predictions)
     mark(predictions, questions)
@@ -312,8 +324,8 @@ def main() -> None:
     group = parser.add_argument_group("pretrain, finetune, evaluate, london")
     for name in ("reading_params_path", "writing_params_path", "finetune_corpus_path", "eval_corpus_path", "outputs_path"):
         group.add_argument(f"--{name}", metavar="PATH", default="")
-    group.add_argument("--in_ways", action="store_true",
-                       help=f"put each question in {len(WAYS)} ways, and take the answer that is likeliest in all of them")
+    group.add_argument("--paraphrases", action="store_true",
+                       help=f"put each question in {len(PARAPHRASES)} ways, and take the answer that is likeliest in all of them")
     group.add_argument("--pretrain_lr", type=float, help="AdamW's peak rate, instead of the recipe's")
     group.add_argument("--finetune_lr", type=float, help="the same for finetuning")
     group.add_argument("--max_epochs", type=int, help="passes over the data, instead of the recipe's")

@@ -83,7 +83,7 @@ def load_parameters(path: str | os.PathLike, settings: Settings, tokenizer: Char
     return model
 
 
-def with_rate(phase: Phase, rate: float | None, max_epochs: int | None) -> Phase:
+def with_rate(phase: Phase, rate: float | None, max_epochs: int | None = None) -> Phase:
     """The phase with AdamW's peak rate set to `rate` (Muon's changes in proportion) and another length."""
     if rate is not None:
         factor = rate / phase.optim.learning_rate

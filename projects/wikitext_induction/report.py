@@ -10,7 +10,7 @@ import torch
 from mingpt.bpe import BPETokenizer
 from mingpt.conv_attention import ConvAttentionConfig, Net
 from mingpt.hooks import record
-from mingpt.utils import load_torch, read_text, write_json, write_text
+from mingpt.utils import load_torch, read_text, with_spread, write_json, write_text
 from projects.wikitext_induction.figures import (plot_ablations, plot_curves, plot_dursley, plot_phase_change,
                                                  plot_summary, plot_taps, seeds_of)
 from projects.wikitext_induction.handbuilt import handbuilt_net
@@ -62,9 +62,7 @@ def cell(values: list[float | None]) -> str:
     """Mean and standard deviation over seeds; a dash for what the net does not have, or never reached in some seed."""
     if any(value is None for value in values):
         return "-"
-    digits = 0 if max(map(abs, values)) >= 10 else 2
-    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{spread}"
+    return with_spread(values, digits=0 if max(map(abs, values)) >= 10 else 2)
 
 
 def table(runs: Runs, columns: dict[str, Callable[[dict], float | None]], others: dict[str, dict]) -> str:
