@@ -37,9 +37,9 @@ def plot_accuracy(path: Path, rows: list[str], marks: dict[str, list[list[float]
     with figure(path, width=9, height=4.2) as axes:
         for i, (label, values) in enumerate(marks.items()):
             places = np.arange(len(rows)) + 0.21 * (i - (len(marks) - 1) / 2)
-            bars = axes.bar(places, [np.mean(v) for v in values], 0.19, color=colors[i], label=label.replace("\n", " "))
-            axes.bar_label(bars, fmt="%.0f", padding=3)
+            axes.bar(places, [np.mean(v) for v in values], 0.19, color=colors[i], label=label)
             for place, seeds in zip(places, values):
+                axes.text(place, max(seeds) + 1.5, f"{np.mean(seeds):.0f}", ha="center")
                 if len(seeds) > 1:
                     axes.plot([place] * len(seeds), seeds, ".", color="black", ms=4)
         axes.set_xticks(range(len(rows)), rows)

@@ -56,9 +56,8 @@ OTHERS = {  # commands with a module, flags and --help of their own
     "analyze": "analysis", "ablate": "ablations", "cost": "cost", "submit": "submit", "grade": "grade",
     "handout": "handout", "--handout": "handout"}
 
-MARKS = {  # what is marked, as table and figure call it
-    "dev": "people read about,\nasked once", "dev.paraphrases": "people read about,\nasked in four ways",
-    "control": "people never read\nabout, asked once", "control.paraphrases": "people never read about,\nasked in four ways"}
+MARKS = {"dev": "people read about, asked once", "dev.paraphrases": "people read about, asked in four ways",
+         "control": "people never read about, asked once", "control.paraphrases": "people never read about, asked in four ways"}
 
 
 @dataclass(frozen=True)
@@ -192,13 +191,11 @@ def introduce(files: Files) -> None:
 def print_table(marks: dict[str, dict[str, list[float]]], files: Files, seconds: float) -> None:
     """The result: right answers in percent, with the standard deviation over seeds where there are several."""
     runs = len(next(iter(marks["dev"].values())))
-    width = {name: max(map(len, heading.split("\n"))) + 4 for name, heading in MARKS.items()}
-    headings = {name: [*heading.split("\n"), f"({len(questions_of(files, name).questions)} questions)"] for name, heading in MARKS.items()}
-    print()
-    for i, first in enumerate(("Right answers about", "", "")):
-        print(f"{first:20}" + "".join(f"{headings[name][i]:>{width[name]}}" for name in MARKS))
+    print(f"\n{'Right answers about':20}{'people read about':>26}{'people never read about':>32}")
+    print(f"{'':20}{f'({len(files.dev.questions)} questions)':>26}{f'({len(files.control.questions)} questions)':>32}")
+    print(f"{'':20}" + f"{'asked once':>15}{'in four ways':>15}" * 2)
     for row in marks["dev"]:
-        print(f"{row:20}" + "".join(f"{with_spread(marks[name][row]) + ' %':>{width[name]}}" for name in MARKS))
+        print(f"{row:20}" + "".join(f"{with_spread(marks[name][row]) + ' %':>15}" for name in MARKS))
     print(f"{runs} run{'s' if runs > 1 else ''}, {seconds:.0f} s in all")
 
 
