@@ -9,7 +9,8 @@
 Every run takes the same number of steps of the same size, but for those with half and twice the readings; so a change
 that makes the examples longer reads each document fewer times. On the assignment's files dev is left alone: of the
 training questions of --people people three in four are trained on, and the rest are asked; the corpus is those people's
-documents. Each question is asked once, and in four ways. Finished runs stay in --out, and --resume keeps them. Writes ablations.json, ablations.md and ablations.png.
+documents. Each question is asked once, and in four ways. Finished runs stay in --out, and --resume keeps them. Writes
+ablations.json, ablations.md and ablations.png.
 """
 
 import json
@@ -191,6 +192,17 @@ def report(runs: dict[str, list[dict]], out: Path, about: str) -> None:
         axes.set(xlabel="right answers (%); dots: single seeds", xlim=(0, 100), title="The recipe, and one change at a time")
 
 
+def wanted(options: AblationOptions, recipe: Recipe) -> list[str]:
+    """The changes to run; with --reading_params_path those of finetuning. ValueError if another was asked for."""
+    names = options.names
+    if options.reading_params_path:
+        names = [name for name in options.names if CHANGES[name].spares_pretraining(recipe)]
+        if options.only and names != options.names:
+            other = next(name for name in options.names if name not in names)
+            raise ValueError(f"--reading_params_path: {other!r} is a change of pretraining")
+    return names
+
+
 def main(words: list[str] | None = None) -> None:
     """Read the command line, run, report."""
     parser = Parser(prog="run.py ablate", description=__doc__)
@@ -213,16 +225,11 @@ def main(words: list[str] | None = None) -> None:
         steps = options.max_iters or readings * per_reading or recipe.pretrain.trainer.max_iters
         recipe = replace(recipe, pretrain=replace(recipe.pretrain, trainer=replace(
             recipe.pretrain.trainer, max_epochs=0, max_iters=steps, batch_size=0, batch_tokens=options.batch_tokens)))
-        if options.reading_params_path and not options.only:
-            options = replace(options, only="; ".join(name for name, change in CHANGES.items() if change.spares_pretraining(recipe)))
-        for name in options.names if options.reading_params_path else ():
-            if not CHANGES[name].spares_pretraining(recipe):
-                raise ValueError(f"--reading_params_path: {name!r} is a change of pretraining")
         same = {"recipe": config_to_dict(recipe), "people": options.people if data == "cs224n" else 0, "data": data,
                 "data_dir": options.data_dir, "variant": options.variant, "reading_params_path": options.reading_params_path,
                 "vocabulary": tokenizer.characters}
 
-        runs: dict[str, list[dict]] = {name: [] for name in options.names}
+        runs: dict[str, list[dict]] = {name: [] for name in wanted(options, recipe)}
         for seed in range(options.seed, options.seed + options.seeds):
             for name in runs:
                 folder = out / f"{list(CHANGES).index(name):02}.seed{seed}"
