@@ -124,6 +124,7 @@ class Factored:
 
     @property
     def T(self) -> "Factored":
+        """The transposed matrices, (..., M, N)."""
         return Factored(self.right.mT, self.left.mT)
 
     def __matmul__(self, other: "Factored") -> "Factored":
@@ -134,6 +135,7 @@ class Factored:
         return Factored(self.left @ middle, other.right)
 
     def dense(self) -> Tensor:
+        """The matrices themselves, (..., N, M)."""
         return self.left @ self.right
 
     def svd(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,6 +157,7 @@ class Factored:
         return (self.left * self.right.mT).sum(dim=-1)
 
     def trace(self) -> Tensor:
+        """(...): the sum of the diagonal."""
         return self.diagonal().sum(dim=-1)
 
     def norm(self) -> Tensor:
