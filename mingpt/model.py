@@ -39,7 +39,8 @@ class GPTConfig:
 
     `positions` is "learned" (a table `wpe` added to the embeddings) or "rotary" (queries and keys turned by an angle
     that grows with the position; Su et al. 2021). `qk_norm` scales queries and keys to unit root mean square, which
-    bounds the attention scores (Henry et al. 2020). `attention` is "auto" for the fastest of the three functions below,
+    bounds the attention scores (Henry et al. 2020). `tie_weights`: the output layer multiplies by the table of token
+    embeddings, as in GPT-2. `dropout` is a probability, and 0 outside of training. `attention` is "auto" for the fastest of the three functions below,
     or the name of one: "explicit", "batched" or "fused".
     """
 
@@ -82,7 +83,9 @@ class GPTConfig:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Attention. All three functions compute softmax(q k^T / sqrt(D) + mask) v and differ only in how.
+# Attention. All three functions compute softmax(q k^T / sqrt(D) + mask) v and differ only in how. `dropout` is the
+# probability to drop an entry of the pattern: the caller gives 0 unless it trains. A `Tap` is an identity: a name for what
+# passes there, so that `mingpt.hooks` can record or change it.
 
 
 def explicit_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float,
@@ -147,10 +150,7 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head self-attention in which a position sees itself and what came before it.
-
-    A `Tap` is an identity: a name for what passes there, so that `mingpt.hooks` can record or change it.
-    """
+    """Multi-head self-attention in which a position sees itself and what came before it."""
 
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
@@ -190,9 +190,9 @@ class CausalSelfAttention(nn.Module):
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x times the normal distribution function of x, in GPT-2's approximation by tanh (Hendrycks and Gimpel 2016).
+    """x Φ(x), Φ being the standard normal distribution function, in GPT-2's tanh form of it (Hendrycks and Gimpel 2016).
 
-    For 16-bit numbers on a CPU, where PyTorch's tanh form takes three times as long as the exact one, the exact one: they
+    For 16-bit numbers on a CPU it is the exact form, since PyTorch's tanh form takes three times as long there. The two
     differ by less than 5e-4, a sixteenth of the distance between neighbouring bfloat16 numbers at 1.
     """
     exact = x.device.type == "cpu" and x.element_size() == 2
@@ -200,7 +200,7 @@ def gelu(x: Tensor) -> Tensor:
 
 
 class MLP(nn.Module):
-    """Two linear layers, four times as wide between them, applied to every position on its own."""
+    """Two linear layers with 4 C hidden channels between them, applied to every position on its own."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()

@@ -14,7 +14,7 @@ import pytest
 
 from conftest import REPOSITORY
 from mingpt.utils import write_text
-from projects.birthplace import checks, grade, sandbox
+from projects.birthplace import checks, grade, probe, sandbox
 from projects.birthplace.dataset import NameDataset, make_tokenizer
 from projects.birthplace.evaluate import predict
 from projects.birthplace.recipes import get_recipe
@@ -82,6 +82,17 @@ def submission(folder: Path) -> Path:
         for path in (REPOSITORY / part).glob("*.py"):
             shutil.copyfile(path, folder / part / path.name)
     return folder
+
+
+def ask_here(probes, limits):
+    """`sandbox.run_ours` without the process of its own, which takes seconds to start. For `monkeypatch`."""
+    results = []
+    for name, arguments in probes:
+        try:
+            results.append({"value": probe.PROBES[name](**arguments)})
+        except Exception as error:
+            results.append({"error": probe.describe(error)})
+    return results, ""
 
 
 @functools.cache

@@ -1,11 +1,13 @@
 """The ablations of birthplace: what each changes, who is asked, and that finished runs are kept."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 
 import pytest
 
+from conftest import REPOSITORY
 from mingpt.utils import read_text, write_text
 from projects.birthplace import ablations
 from projects.birthplace.ablations import CHANGES, AblationOptions, laboratory
@@ -22,15 +24,15 @@ def run(monkeypatch, *words):
 
 
 EXPECTED = {  # what each change sets: part of the recipe, field
-    "gaps of the assignment's law alone": {("", "salient"), ("", "recall")},
+    "random gaps alone, as in the assignment": {("", "salient"), ("", "recall")},
     "gaps in capitalised words, with the document around them": {("", "salient"), ("", "recall")},
-    "no gaps of the assignment's law": {("", "recall")},
-    "AdamW alone": {("pretrain", "optimizer"), ("finetune", "optimizer")},
-    "AdamW alone, pretraining at a third of its rate": {("pretrain", "optimizer"), ("finetune", "optimizer"),
+    "no random gaps": {("", "recall")},
+    "AdamW for all parameters": {("pretrain", "optimizer"), ("finetune", "optimizer")},
+    "AdamW for all parameters, pretraining at a third of its rate": {("pretrain", "optimizer"), ("finetune", "optimizer"),
                                                         ("pretrain", "learning_rate"), ("pretrain", "muon_learning_rate")},
     "queries and keys not normalised": {("model", "qk_norm")},
     "dropout 0.1": {("model", "dropout")},
-    "a head of its own, not the embeddings": {("model", "tie_weights")},
+    "output layer not tied to the embeddings": {("model", "tie_weights")},
     "learned positions that always begin at 0": {("", "shift")},
     "no documents while finetuning": {("", "mixed")},
     "finetuning at the rates of pretraining": {("finetune", "learning_rate"), ("finetune", "muon_learning_rate")},
@@ -102,8 +104,9 @@ def test_runs_are_kept(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("words, message", [
-    (("--only", "nothing"), "no change is called 'nothing'; there are: recipe; gaps of the assignment's law alone"),
+    (("--only", "nothing"), "no change is called 'nothing'; there are: recipe; random gaps alone, as in the assignment"),
     (("--seeds", "0"), "--seeds is 0; it must be at least 1"),
+    (("--max_iters", "-1"), "--max_iters is -1; it must be at least 0"),
     (("--data", "mars"), "--data is 'mars'; it must be world or cs224n"),
 ])
 def test_a_mistake_ends_in_one_line(words, message, monkeypatch, error_line, tmp_path):
@@ -145,3 +148,13 @@ def test_finetuning_alone(assignment, tmp_path, monkeypatch, error_line):
 
 def test_options_are_all_changes_unless_named():
     assert AblationOptions().names == list(CHANGES)
+
+
+def test_the_readme_and_the_results_name_changes_that_there_are():
+    project = REPOSITORY / "projects" / "birthplace"
+    commands = re.findall(r'--only "([^"]+)"', read_text(project / "README.md"))
+    assert commands
+    for command in commands:
+        assert AblationOptions(only=command.replace("\\\n", "")).names  # which raises for another name
+    for path in (project / "results").glob("world_ablations*.json"):
+        assert set(json.loads(read_text(path))["runs"]) <= set(CHANGES)

@@ -9,7 +9,7 @@ import torch
 
 from mingpt.utils import read_text
 from projects.birthplace import analysis
-from projects.birthplace.analysis import Answer, calibration, grouped, sort_answers, wilson
+from projects.birthplace.analysis import Answer, calibration, grouped, describe_answers, wilson
 from projects.birthplace.dataset import MASK, WORLD, make_tokenizer
 from projects.birthplace.evaluate import confidences
 from projects.birthplace.files import PARAPHRASES, Questions
@@ -22,7 +22,7 @@ CORPUS = "\n".join(["Ann Lee. Ann Lee was born in Rome .", "Ann Poe. " + "x" * 1
 def test_each_answer_gets_what_may_explain_it():
     people, truth = ["Ann Lee", "Ann Poe", "Bo Ray", "Di Fox"], ["Rome", "Oslo", "Rome", "Bonn"]
     questions = Questions([f"Where was {name} born?" for name in people], truth, "q", [1, 2, 3, 4])
-    answers = sort_answers(questions, ["Rome", "Rome", "Rome", "Bonn"], [0.9, 0.2, 0.5, 0.4],
+    answers = describe_answers(questions, ["Rome", "Rome", "Rome", "Bonn"], [0.9, 0.2, 0.5, 0.4],
                            [["Rome"] * 4, ["Rome", "Oslo"] * 2, [""], list("abcd")], CORPUS, Counter({"Rome": 5}))
     assert [a.right for a in answers] == [True, False, True, True]
     assert [a.place_ends for a in answers] == [33, 124, None, None]

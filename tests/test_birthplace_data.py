@@ -193,6 +193,7 @@ def test_mixing_adds_a_share_of_documents(tokenizer):
     ("Where was Roe born?\tOslo\nWhere was Roe born?\n", "f.tsv:2: no tab; each line is QUESTION<tab>PLACE"),
     ("Where was Roe born?\t\n", "f.tsv:1: nothing after the tab"),
     ("Where was Roe born?\tOslo\tOslo\n", "f.tsv:1: a second tab"),
+    ("Where was Roe born?\tOslo\nWhere was Poe born?\tRome \n", "f.tsv:2: a blank before or after the question or the place"),
     ("\n\nWhere was Ω born?\tOslo\n", r"f.tsv:3: the character 'Ω' \(U\+03A9\) at place 10 is not in the vocabulary"),
     ("Where was " + "Roe " * 40 + "born?\tOslo\n", "f.tsv:1: 181 characters with marks, of at most 128"),
     ("\n", "f.tsv: no question: the file is empty"),

@@ -1,6 +1,5 @@
 """Marking: what breaks a property loses its points and no others, and what attacks the grader gains none."""
 
-import io
 import json
 import math
 import os
@@ -20,18 +19,21 @@ import torch
 import birthplace_submission as world
 from birthplace_submission import edit
 from conftest import REPOSITORY
+from mingpt.model import Block, CausalSelfAttention
 from mingpt.utils import read_text, write_text
 from projects.birthplace import checks, grade, probe, reference, sandbox
 from projects.birthplace.checks import Exam
 from projects.birthplace.dataset import CharCorruptionDataset, make_tokenizer
 from projects.birthplace.files import load_files
 from projects.birthplace.grade import GradeOptions
-from projects.birthplace.recipes import get_recipe
+from projects.birthplace.recipes import VARIANTS, get_recipe
 from projects.birthplace.run import main
 from projects.birthplace.sandbox import Limits, run_untrusted, unpack
 from projects.birthplace.steps import Settings, new_model, save_parameters
+from projects.birthplace.variants import SynthesizerAttention
 
 SEED = world.SEED
+RUN_OURS = sandbox.run_ours
 
 
 def options(**changes) -> GradeOptions:
@@ -43,8 +45,16 @@ def lost(report: dict) -> dict[str, str]:
     return {line["name"]: line["reason"] for line in report["lines"] if line["points"] != line["of"]}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def ask_here():
+    """Submitted parameters are asked in this process; that they are in another is tested by itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sandbox, "run_ours", world.ask_here)
+        yield
+
+
 @pytest.fixture(scope="module")
-def correct(tmp_path_factory):
+def correct(tmp_path_factory, ask_here):
     """A correct submission, its marks, and what its code answered."""
     folder = world.submission(tmp_path_factory.mktemp("correct"))
     with pytest.MonkeyPatch.context() as patch:
@@ -63,14 +73,14 @@ def test_a_correct_submission_gets_full_marks(correct):
     assert lost(report) == {} and report["points"] == report["of"] == 100 and report["variants"] == ["vanilla", "rope"]
 
 
-# Ten submissions, each with one mistake: file, what stood there, what stands there now, the property, words of the reason.
+# Submissions, each with one mistake: file, what stood there, what stands there now, the property, words of the reason.
 DATASET, MODEL = "projects/birthplace/dataset.py", "mingpt/model.py"
 BROKEN = {
     "the vocabulary is sorted the wrong way round": (
         "mingpt/char.py", "sorted(set(text))", "sorted(set(text), reverse=True)",
         "vocabulary: PAD, MASK, the sorted characters", "index 2 is U+"),
     "empty lines are documents": (
-        DATASET, 'self.documents = [line for line in text.split("\\n") if line]', 'self.documents = text.split("\\n")',
+        DATASET, 'documents = [line for line in corpus.split("\\n") if line]', 'documents = corpus.split("\\n")',
         "a document a line, no empty ones", "24 documents, not 12: empty lines are none"),
     "y is not moved": (
         DATASET, "        return _shifted(self.corrupt(self.documents[i], rng), self.tokenizer, self.block_size)\n",
@@ -81,7 +91,7 @@ BROKEN = {
         DATASET, "prefix + MASK + suffix + MASK", "suffix + MASK + prefix + MASK",
         "reassembled, it is a beginning of the document", "is no beginning of"),
     "documents are cut too late": (
-        DATASET, "longest = min(int(self.block_size * 7 / 8), len(document))", "longest = min(120, len(document))",
+        DATASET, "longest = min(self.longest, len(document))", "longest = min(120, len(document))",
         "never longer than 112, or than the document", "at most 112"),
     "the first character of the answer is not trained on": (
         DATASET, "y[: len(question)] = self.pad_id", "y[: len(question) + 1] = self.pad_id",
@@ -90,6 +100,12 @@ BROKEN = {
         MODEL, "            q, k = rotate(q, context.rotation), rotate(k, context.rotation)\n",
         "            q, k = rotate(q, context.rotation), rotate(k - k.mean(-2, keepdim=True), context.rotation)\n",
         "rope: causal", "change the logits at position "),
+    "finetuning forgets what pretraining has written": (
+        "projects/birthplace/run.py", "load_parameters(reading, settings, tokenizer) if reading else new_model", "new_model",
+        "pretrain and finetune: train as long as they are told, and write parameters", "does not end with the parameters"),
+    "london says Paris": (
+        "projects/birthplace/run.py", 'mark(["London"] * len', 'mark(["Paris"] * len',
+        "london: what London and the commonest answer score", "london does not print 'Correct: 1 out of 20: 5.0%'"),
     "a line of predictions too many": (
         "vanilla.pretrain.dev.predictions", "Zürich\nOslo\nRome\nBern\nLima\nOslo\nParis\nRiga\n",
         "Zürich\nOslo\nRome\nBern\nLima\nOslo\nParis\nRiga\nRome\n",
@@ -106,7 +122,7 @@ def know_nothing(folder: Path) -> None:
     """rope as it was before it learned anything, and what it answers."""
     files, path = load_files("cs224n", world.data()), folder / "rope.finetune.params"
     shutil.copyfile(world.out() / "rope.nopretrain.finetune.params", path)
-    for which, said in grade.answers_of(path, "rope", files).items():
+    for which, said in grade.ask(folder, ["rope"], files)[path.name].items():
         write_text(folder / f"rope.pretrain.{which}.predictions", "".join(f"{line}\n" for line in said))
 
 
@@ -177,7 +193,7 @@ def test_a_right_submission_passes_whatever_the_seed():
     for seed in range(20):
         rng, draws = random.Random(seed), []
         dataset = object.__new__(CharCorruptionDataset)
-        dataset.block_size = 128
+        dataset.longest = 112
         for _ in range(len(checks.LONG) * checks.EPOCHS):
             prefix, masked, suffix = dataset.split(document, rng)
             draws.append(checks.Draw(document, prefix, suffix, masked, ""))
@@ -201,7 +217,7 @@ def test_a_model_that_is_causal_but_another_one_is_told_apart(correct):
 
 def test_predictions_in_another_order_are_not_the_likeliest_characters():
     exam = Exam.from_seed(SEED)
-    said = probe.answers("vanilla", exam.characters, exam.seeds, exam.asked)
+    said = probe.answers(exam.characters, exam.seeds, exam.asked)
     assert len(set(sum(said, []))) > 10 and min(map(len, sum(said, []))) < 32, "various answers, some of which end"
     assert reference.other_answers(exam, said) is None
     assert "the likeliest characters are" in reference.other_answers(exam, [answers[::-1] for answers in said])
@@ -214,7 +230,7 @@ def test_predictions_in_another_order_are_not_the_likeliest_characters():
 
 def marks(folder, variant="rope"):
     files = load_files("cs224n", world.data())
-    lines = grade.mark_predictions(folder, variant, files, options(data="cs224n"))
+    lines = grade.mark_predictions(folder, variant, files, options(data="cs224n"), grade.ask(folder, [variant], files))
     return [line.points for line in lines], [line.reason for line in lines]
 
 
@@ -279,6 +295,61 @@ def test_parameters_that_are_no_parameters_are_named_and_never_run(submission, t
     path.unlink()
     points, reasons = marks(submission)
     assert points == [3, 0, 0] and reasons[1] == "rope.finetune.params: no such file" and reasons[2] == "no answers to mark"
+
+
+def test_parameters_are_read_in_another_process(submission, tmp_path, monkeypatch):
+    """Files that would take the marker's memory or time, or end in a traceback, cost their own points, and no more."""
+    class Large:
+        def __reduce__(self):
+            return bytearray, (6 << 30,)
+
+    files, path = load_files("cs224n", world.data()), submission / "rope.finetune.params"
+    saved, asked = torch.load(path, weights_only=True), {}
+    deep = "x"
+    for _ in range(12):  # printed, it would have 10^12 characters
+        deep = [deep] * 10
+    for name, change in (("good", {}), ("large", {"config": Large()}), ("deep", {"config": {**saved["config"], "block_size": deep}}),
+                         ("keys", {"model": {1: saved["model"]["transformer.ln_f.weight"]}}),
+                         ("fields", {"config": {**saved["config"], 1: 2}}), ("bare", {"bottleneck_dim": None})):
+        asked[submission / f"{name}.params"] = "rope"
+        torch.save({**saved, **change}, submission / f"{name}.params")
+    monkeypatch.undo()
+    started = time.perf_counter()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sandbox, "run_ours", RUN_OURS)
+        said = reference.answer(asked, make_tokenizer(files.corpus), files.dev.questions)
+        patch.setattr(reference, "LIMITS", Limits(seconds=1))
+        late = reference.answer(asked, make_tokenizer(files.corpus), files.dev.questions)
+    reasons = {path.stem: reason for path, reason in said.items()}
+    assert reasons.pop("good") == files.dev.answers
+    if sys.platform == "linux":
+        assert reasons["large"].startswith("large.params: not a file of parameters that can be loaded safely")
+    assert reasons["deep"] == "deep.params: its n_layer, n_embd and block_size are not all sizes"
+    assert all(reasons[name] == f"{name}.params: not written by `run.py pretrain` or `run.py finetune`"
+               for name in ("keys", "fields", "bare"))
+    assert late[submission / "bare.params"] == "bare.params: cannot be used (the code took more than 1 s)"
+    assert time.perf_counter() - started < 60
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_that_leaks_is_found_out(variant, monkeypatch):
+    """Each in its own layer; in the perceiver between its vectors."""
+    exam = Exam.from_seed(SEED)
+    assert checks.sees_the_future(exam, probe.logits(variant, exam.V, exam.seed, exam.rows)) is None
+    if variant == "perceiver":
+        forward = Block.forward
+
+        def leak(block, x, context):
+            y = forward(block, x, context)
+            return y + x.flip(1) if x.size(1) < 24 else y  # fewer than positions: these are the vectors
+
+        monkeypatch.setattr(Block, "forward", leak)
+    else:
+        attention = SynthesizerAttention if variant == "synthesizer" else CausalSelfAttention
+        attend = attention.forward
+        monkeypatch.setattr(attention, "forward", lambda self, x, context: attend(self, x, context) + x.mean(1, keepdim=True))
+    raw = probe.logits(variant, exam.V, exam.seed, exam.rows)
+    assert "change the logits at position" in checks.sees_the_future(exam, raw)
 
 
 def test_missing_predictions_lose_points_and_strange_line_ends_do_not(submission):
@@ -397,12 +468,12 @@ def test_forged_examples_with_a_true_vocabulary_gain_nothing(correct, monkeypatc
     monkeypatch.setattr(sandbox, "run_untrusted", lambda *_: (padding, ""))
     lines = grade.mark_code(correct[0], ["vanilla"], exam, Limits())
     kept = {line.name for line in lines if line.points}  # what is true of it: no more than a row of padding deserves
-    assert kept <= {"vocabulary: PAD, MASK, the sorted characters", "a document a line, no empty ones", "y is x moved by one",
+    assert kept == {"vocabulary: PAD, MASK, the sorted characters", "a document a line, no empty ones", "y is x moved by one",
                     "padded at the end, and only there", "x and y are int64, here and in span corruption"}
     monkeypatch.setattr(sandbox, "run_untrusted", lambda *_: (values, ""))
     lines = grade.mark_code(correct[0], ["vanilla"], Exam.from_seed(SEED + 1), Limits())
     # What was recorded for one exam is worth nothing in another, but for the dtype, which is a claim anyway.
-    assert {line.name for line in lines if line.points} <= {checks.DTYPES[0]}
+    assert {line.name for line in lines if line.points} == {checks.DTYPES[0]}
 
 
 def test_code_that_ends_early_patches_the_grader_or_is_not_there_gets_the_other_points_only(submission):
@@ -463,13 +534,17 @@ def test_a_bomb_is_refused_while_it_goes_off(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="refused, vanilla.model.params unpacks to more than"):
         unpack(tmp_path / "s.zip", tmp_path / "to")
     assert (tmp_path / "to" / "vanilla.model.params").stat().st_size < 10 << 20
-    monkeypatch.setattr(sandbox, "MAX_BYTES", 1000)
-    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
-        for name in ("vanilla.model.params", "rope.model.params"):
-            archive.writestr(name, os.urandom(300))
-    monkeypatch.setattr(sandbox, "MAX_BYTES", 550)
-    with pytest.raises(ValueError, match="850 bytes; a submission has at most 550|unpacks to more|at most 550"):
-        unpack(tmp_path / "s.zip", tmp_path / "to")
+    with zipfile.ZipFile(tmp_path / "sum.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("vanilla.model.params", "rope.model.params"):  # neither is a bomb
+            archive.writestr(name, bytes(range(100)) * 30)
+    monkeypatch.setattr(sandbox, "MAX_BYTES", 5000)
+    assert (tmp_path / "sum.zip").stat().st_size < 5000
+    (tmp_path / "new").mkdir()
+    with pytest.raises(ValueError, match="refused, rope.model.params unpacks to more than"):
+        unpack(tmp_path / "sum.zip", tmp_path / "new")
+    monkeypatch.setattr(sandbox, "MAX_BYTES", 300)
+    with pytest.raises(ValueError, match=r"sum.zip: \d+ bytes; a submission has at most 300"):
+        unpack(tmp_path / "sum.zip", tmp_path / "new")
 
 
 def test_encrypted_damaged_and_unusual_archives_are_refused(tmp_path):

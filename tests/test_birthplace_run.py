@@ -52,11 +52,11 @@ def test_the_study_writes_everything(variant, tmp_path, monkeypatch, capsys):
                 r"^no pretraining( +\d+\.\d ± \d+\.\d %){4}$", r"^pretraining( +\d+\.\d ± \d+\.\d %){4}$", "^2 runs, ",
                 "For the real assignment"):
         assert re.search(row, shown, re.MULTILINE), row
-    metrics = json.loads(read_text(tmp_path / "metrics.json"))
+    metrics = json.loads(read_text(tmp_path / f"{variant}.metrics.json"))
     assert [r["seed"] for r in metrics["runs"]] == [0, 1] and metrics["runs"][0]["dev"]["majority"] == 15
-    assert json.loads(read_text(tmp_path / "config.json"))["recipe"]["name"] == "quick"
+    assert metrics["config"]["variant"] == variant and metrics["config"]["recipe"]["name"] == "quick"
     for figure in ("loss.png", "accuracy.png"):
-        assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / f"{variant}.{figure}").read_bytes().startswith(b"\x89PNG")
     for name in ("nopretrain", "pretrain"):
         for which in ("dev", "test", "control"):
             for kind in ("", ".paraphrases"):
@@ -123,6 +123,12 @@ def test_london_on_the_real_dev_set_is_five_percent(cs224n_files, monkeypatch, c
     (["--quick", "--device", "tpu"], "error: device 'tpu' cannot be used here"),
     (["--max_epochs", "5"], "error: study takes no --max_epochs; pretrain and finetune do"),
     (["pretrain", "vanilla", WIKI, "--seeds", "3"], "error: pretrain takes no --seeds; only study does"),
+    (["pretrain", "vanilla", WIKI, "--seeds", "0"], "error: pretrain takes no --seeds; only study does"),
+    (["evaluate", "vanilla", WIKI, "--recipe", "handout"], "error: evaluate takes no --recipe; study, pretrain and finetune do"),
+    (["london", "--eval_corpus_path", DEV, "--device", "cpu"], "error: london takes no --device"),
+    (["london", "--eval_corpus_path", DEV, "--finetune_corpus_path", WORLD / "birth_test_inputs.tsv"],
+     f"error: {WORLD / 'birth_test_inputs.tsv'}:1: no tab; each line is QUESTION<tab>PLACE"),
+    (["cost", "--rounds", "0"], "error: --rounds is 0; it must be at least 1"),
     (["study", "vanilla", WIKI], "error: study takes no corpus"),
     (["--seeds", "0"], "error: --seeds is 0; it must be at least 1"),
 ])
@@ -269,11 +275,13 @@ def test_dataset_examples_are_printed(environment, tmp_path):
 
 
 def test_the_study_downloads_the_real_files_as_a_script(tmp_path, environment):
-    """Of a mirror that is not there; in a process of its own, since a script has another import path."""
-    shown = subprocess.run([sys.executable, REPOSITORY / "projects" / "birthplace" / "run.py", "--quick", "--data", "cs224n"],
-                           env={**environment, "MINGPT_MIRROR": "http://127.0.0.1:9"}, cwd=tmp_path, capture_output=True,
-                           text=True)
+    """Without a network, which a proxy that is not there makes sure of; in a process of its own, since a script has
+    another import path."""
     have_them = (REPOSITORY / "data" / "cs224n_a5" / "wiki.txt").exists()
+    nowhere = {name: "http://127.0.0.1:9" for name in ("MINGPT_MIRROR", "http_proxy", "https_proxy", "all_proxy")}
+    shown = subprocess.run([sys.executable, REPOSITORY / "projects" / "birthplace" / "run.py", "--quick", "--data", "cs224n"],
+                           env={**environment, **nowhere, "no_proxy": ""}, cwd=tmp_path, capture_output=True,
+                           text=True)
     assert shown.returncode == (0 if have_them else 2), shown.stderr
     assert have_them or re.fullmatch(r"error: .*(wiki\.txt|birth_\w+\.tsv).*", shown.stderr.strip())
 
@@ -281,7 +289,7 @@ def test_the_study_downloads_the_real_files_as_a_script(tmp_path, environment):
 def test_the_study_reads_a_folder_of_ones_own(tmp_path, monkeypatch, capsys):
     run(monkeypatch, "--quick", "--data_dir", WORLD, "--out", tmp_path)
     run(monkeypatch, "--quick", "--data_dir", WORLD, "--out", tmp_path, "--resume")
-    metrics = json.loads(read_text(tmp_path / "metrics.json"))
+    metrics = json.loads(read_text(tmp_path / "vanilla.metrics.json"))
     assert {len(losses) for losses in metrics["runs"][0]["losses"].values()} == {12}, "whole curves, also after a resumption"
     assert "For the real assignment" not in capsys.readouterr().out
 

@@ -11,9 +11,9 @@ import birthplace_submission as world
 from conftest import REPOSITORY
 from mingpt.utils import read_text, write_text
 from projects.birthplace import sandbox
-from projects.birthplace.files import load_files
+from projects.birthplace.files import load_files, study_folder
 from projects.birthplace.run import main
-from projects.birthplace.submit import SubmitOptions, collect, find, write_zip
+from projects.birthplace.submit import collect, find, write_zip
 
 
 def run(monkeypatch, *words):
@@ -21,10 +21,15 @@ def run(monkeypatch, *words):
     main()
 
 
+@pytest.fixture(autouse=True)
+def ask_here(monkeypatch):
+    monkeypatch.setattr(sandbox, "run_ours", world.ask_here)
+
+
 @pytest.fixture
 def out(tmp_path):
     """What the study writes, to be changed at will."""
-    return shutil.copytree(world.out(), tmp_path / "out", ignore=shutil.ignore_patterns("submission.zip"))
+    return shutil.copytree(world.out(), tmp_path / "out")
 
 
 def test_a_submission_is_collected_and_marked(out, monkeypatch, capsys):
@@ -99,17 +104,22 @@ def test_files_from_windows_are_read_as_they_are_meant(tmp_path):
 
 @pytest.mark.parametrize("command, message", [
     ("pretrain", "wiki.txt: no document: the file is empty"),
-    ("finetune", "birth_places_train.tsv:1: the character 'W' (U+0057) at place 0 is not in the vocabulary of 2"),
-    ("evaluate", "parameters for another vocabulary"),
+    ("finetune", "wiki.txt: no document: the file is empty"),
+    ("evaluate", "wiki.txt: no document: the file is empty"),
+    ("study", "wiki.txt: no document: the file is empty"),
+    ("ablate", "wiki.txt: no document: the file is empty"),
 ])
 def test_an_empty_corpus_ends_in_one_line(command, message, tmp_path, monkeypatch, error_line):
-    write_text(tmp_path / "wiki.txt", "")
-    words = {"pretrain": ["--quick", "--writing_params_path", tmp_path / "p"],
-             "finetune": ["--quick", "--writing_params_path", tmp_path / "p", "--finetune_corpus_path",
-                          world.data() / "birth_places_train.tsv"],
-             "evaluate": ["--reading_params_path", world.out() / "vanilla.pretrain.finetune.params", "--eval_corpus_path",
-                          world.data() / "birth_dev.tsv", "--outputs_path", tmp_path / "o"]}[command]
-    assert message in error_line(run, monkeypatch, command, "vanilla", tmp_path / "wiki.txt", "--out", tmp_path, *words)
+    folder = shutil.copytree(world.data(), tmp_path / "data")
+    write_text(folder / "wiki.txt", "\n\n")
+    corpus = ["vanilla", folder / "wiki.txt"]
+    words = {"pretrain": [*corpus, "--quick", "--writing_params_path", tmp_path / "p"],
+             "finetune": [*corpus, "--quick", "--writing_params_path", tmp_path / "p", "--finetune_corpus_path",
+                          folder / "birth_places_train.tsv"],
+             "evaluate": [*corpus, "--reading_params_path", world.out() / "vanilla.pretrain.finetune.params",
+                          "--eval_corpus_path", folder / "birth_dev.tsv", "--outputs_path", tmp_path / "o"],
+             "study": ["--quick", "--data_dir", folder], "ablate": ["--data_dir", folder]}[command]
+    assert message in error_line(run, monkeypatch, command, *words)
 
 
 def test_options_have_help(monkeypatch, capsys):
@@ -117,4 +127,4 @@ def test_options_have_help(monkeypatch, capsys):
         with pytest.raises(SystemExit) as ended:
             run(monkeypatch, command, "--help")
         assert ended.value.code == 0 and f"usage: run.py {command}" in capsys.readouterr().out
-    assert SubmitOptions().out == "out/birthplace"
+    assert study_folder("world") == "out/birthplace" and study_folder("cs224n", quick=True) == "out/birthplace_cs224n_quick"

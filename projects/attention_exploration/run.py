@@ -365,8 +365,9 @@ def table(rows: list[Row]) -> str:
     for row in rows:
         error, z = ("", "") if row.z is None else (f"{row.standard_error:.1e}", f"{row.z:+.1f}")
         predicted = ("≤ " if row.relation == "<=" else "") + f"{row.predicted:.6g}"
-        lines.append(f"| {row.question} | {row.quantity} | {predicted} | {row.measured:.6g} | {error} | {z} | "
-                     f"{'pass' if row.ok else '**FAIL**'} |".replace("|c - (v_a + v_b)/2|", "‖c - (v_a + v_b)/2‖"))
+        quantity = row.quantity.replace("|", "\\|")  # a bar would end the cell
+        lines.append(f"| {row.question} | {quantity} | {predicted} | {row.measured:.6g} | {error} | {z} | "
+                     f"{'pass' if row.ok else '**FAIL**'} |")
     return "\n".join(lines) + "\n"
 
 

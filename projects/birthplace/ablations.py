@@ -2,7 +2,7 @@
 
     python projects/birthplace/run.py ablate --seeds 3                            the embedded world: a minute or two each
     python projects/birthplace/run.py ablate --data cs224n --people 700           a third of the assignment's people
-    python projects/birthplace/run.py ablate --only "recipe; AdamW alone"         some of the changes
+    python projects/birthplace/run.py ablate --only "recipe; no random gaps"         some of the changes
     python projects/birthplace/run.py ablate --data cs224n --people 0 --variant rope --reading_params_path rope.pretrain.params
                                                           changes of finetuning alone, after what was pretrained on everything
 
@@ -28,9 +28,9 @@ from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.plotting import COLORS, figure
 from mingpt.processes import process_count
 from mingpt.utils import one_line_errors, read_text, with_spread, write_json, write_text
-from projects.birthplace.dataset import make_tokenizer, name_of, read_pairs
+from projects.birthplace.dataset import documents_of, make_tokenizer, name_of, read_pairs
 from projects.birthplace.evaluate import marks_of_paraphrases, predict_with_paraphrases
-from projects.birthplace.files import Files, Questions, load_files, person
+from projects.birthplace.files import Files, Questions, data_named, load_files, person
 from projects.birthplace.recipes import BLOCK_SIZE, RECIPES, Recipe, finetuning_data, get_recipe, pretraining_data
 from projects.birthplace.steps import Settings, load_parameters, new_model, train, with_rate
 from projects.birthplace.variants import VARIANTS
@@ -46,7 +46,7 @@ def with_length(recipe: Recipe, times: float) -> Recipe:
     """Pretraining of another length."""
     trainer = recipe.pretrain.trainer
     return replace(recipe, pretrain=replace(recipe.pretrain, trainer=replace(
-        trainer, max_iters=round(trainer.max_iters * times))))
+        trainer, max_iters=max(1, round(trainer.max_iters * times)))))
 
 
 def with_model(recipe: Recipe, **fields) -> Recipe:
@@ -62,23 +62,23 @@ class Change:
     variant: str = ""  # "": as it is
 
     def spares_pretraining(self, recipe: Recipe) -> bool:
-        """Whether only finetuning is another."""
+        """Whether only finetuning differs."""
         changed = self.recipe(recipe)
         return not self.variant and replace(changed, finetune=recipe.finetune, mixed=recipe.mixed) == recipe
 
 
 CHANGES = {
     "recipe": Change(),
-    "gaps of the assignment's law alone": Change(lambda recipe: replace(recipe, salient=0.0, recall=0.0)),
+    "random gaps alone, as in the assignment": Change(lambda recipe: replace(recipe, salient=0.0, recall=0.0)),
     "gaps in capitalised words, with the document around them": Change(
         lambda recipe: replace(recipe, salient=recipe.salient + recipe.recall, recall=0.0)),
-    "no gaps of the assignment's law": Change(lambda recipe: replace(recipe, recall=1 - recipe.salient)),
-    "AdamW alone": Change(lambda recipe: with_optim(recipe, optimizer="adamw")),
-    "AdamW alone, pretraining at a third of its rate": Change(lambda recipe: with_optim(replace(
+    "no random gaps": Change(lambda recipe: replace(recipe, recall=1 - recipe.salient)),
+    "AdamW for all parameters": Change(lambda recipe: with_optim(recipe, optimizer="adamw")),
+    "AdamW for all parameters, pretraining at a third of its rate": Change(lambda recipe: with_optim(replace(
         recipe, pretrain=with_rate(recipe.pretrain, recipe.pretrain.optim.learning_rate / 3)), optimizer="adamw")),
     "queries and keys not normalised": Change(lambda recipe: with_model(recipe, qk_norm=False)),
     "dropout 0.1": Change(lambda recipe: with_model(recipe, dropout=0.1)),
-    "a head of its own, not the embeddings": Change(lambda recipe: with_model(recipe, tie_weights=False)),
+    "output layer not tied to the embeddings": Change(lambda recipe: with_model(recipe, tie_weights=False)),
     "learned positions that always begin at 0": Change(lambda recipe: replace(recipe, shift=False)),
     "rotary positions": Change(variant="rope"),
     "no documents while finetuning": Change(lambda recipe: replace(recipe, mixed=0.0)),
@@ -111,7 +111,7 @@ class AblationOptions:
     resume: Annotated[bool, "true: keep the finished runs in the folder"] = False
 
     def __post_init__(self):
-        for name, least in (("people", 0), ("batch_tokens", 1), ("seeds", 1)):
+        for name, least in (("people", 0), ("max_iters", 0), ("batch_tokens", 1), ("seeds", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least {least}")
         if self.variant not in VARIANTS:
@@ -131,13 +131,14 @@ class AblationOptions:
 def laboratory(files: Files, people: int) -> Files:
     """Of the first `people` (0: all) of the shuffled training questions whose people have a document: their documents
     (0: all), three quarters of the questions to train on, and the rest in place of dev."""
-    documented = {name_of(line) for line in files.corpus.split("\n") if line}
+    documents = documents_of(files.corpus, files.corpus_source)
+    documented = {name_of(document) for document in documents}
     pairs = [pair for pair in read_pairs(files.train, files.train_source, answers=True) if person(pair[1]) in documented]
     random.Random(7).shuffle(pairs)
     pairs = pairs[: people or None]
     asked, kept = pairs[: len(pairs) // 4], pairs[len(pairs) // 4 :]
     names = {person(question) for _, question, _ in pairs}
-    corpus = "\n".join(line for line in files.corpus.split("\n") if line and (not people or name_of(line) in names))
+    corpus = "\n".join(document for document in documents if not people or name_of(document) in names)
     if not asked:
         raise ValueError(f"{files.train_source}: {len(pairs)} of its people are too few; raise --people")
     dev = Questions([question for _, question, _ in asked], [answer for *_, answer in asked], files.train_source,
@@ -183,13 +184,14 @@ def report(runs: dict[str, list[dict]], out: Path, about: str) -> None:
         for y, (name, those) in enumerate(runs.items()):
             percent = [run["percent"] for run in those]
             axes.barh(y, np.mean(percent), color=COLORS["grey" if name == "recipe" else "blue"], height=0.7)
-            axes.plot(percent, [y] * len(percent), ".", color="black", ms=6)
+            beside = y + 0.14 * (np.arange(len(percent)) - (len(percent) - 1) / 2)  # so that equal results do not hide each other
+            axes.plot(percent, beside, ".", color="black", ms=5)
         if base:
             axes.axvline(np.mean(base), color="black", lw=0.8, ls="--")
         axes.set_yticks(range(len(runs)), list(runs))
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
-        axes.set(xlabel="right answers (%); dots: single seeds", xlim=(0, 100), title="The recipe, and one change at a time")
+        axes.set(xlabel="right answers, asked once (%); dashed: the recipe" + ("; dots: single seeds" if len(percent) > 1 else ""), xlim=(0, 100), title="The recipe, and one change at a time")
 
 
 def wanted(options: AblationOptions, recipe: Recipe) -> list[str]:
@@ -212,7 +214,7 @@ def main(words: list[str] | None = None) -> None:
         if process_count() > 1:
             raise ValueError("ablate runs in one process; torchrun is for pretrain and finetune")
         options = config_from_args(AblationOptions, args)
-        data, out = options.data or ("cs224n" if options.data_dir else "world"), Path(options.out)
+        data, out = data_named(options.data, options.data_dir), Path(options.out)
         files = load_files(data, options.data_dir)
         tokenizer = make_tokenizer(files.corpus, files.corpus_source)  # of all documents: a part may lack the question mark
         if data == "cs224n":

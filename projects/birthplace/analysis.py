@@ -26,7 +26,7 @@ from projects.birthplace.steps import Settings, load_parameters
 from projects.birthplace.variants import VARIANTS
 
 PARAPHRASED = f"different answers to {len(PARAPHRASES)} ways of asking"
-READABLE = int(BLOCK_SIZE * 7 / 8)  # characters of a document that the assignment's law looks at
+READABLE = int(BLOCK_SIZE * 7 / 8)  # characters of a document that the assignment's random gaps can reach
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Answer:
         return self.said == self.truth
 
 
-def sort_answers(questions: Questions, said: list[str], sure: list[float], to_paraphrases: list[list[str]], corpus: str,
+def describe_answers(questions: Questions, said: list[str], sure: list[float], to_paraphrases: list[list[str]], corpus: str,
                  training: Counter) -> list[Answer]:
     """Look up what may explain each answer. A biography is a document that begins with the name."""
     biographies: dict[str, list[str]] = {}
@@ -85,7 +85,7 @@ def bin_of(value: int, edges: list[int], unit: str = "") -> tuple[int, str]:
 
 
 def by_position(answer: Answer) -> tuple[int, str]:
-    """Where the place ends in the biography, and whether the assignment's law gets that far."""
+    """Where the place ends in the biography, and whether the assignment's random gaps get that far; after all bins: why it is not known."""
     if not answer.documents:
         return 100, "no biography"
     if answer.place_ends is None:
@@ -124,18 +124,19 @@ def calibration(answers: list[Answer], bins: int = 8) -> tuple[list[tuple[float,
     return points, sum(abs(sure - right) * n for sure, right, n in points) / len(answers)
 
 
-def plot(path: Path, answers: list[Answer], prior: Counter, said_of_strangers: list[str]) -> None:
-    """Four looks at the answers in one figure."""
-    with figure(path, width=11, height=7.4, rows=2, columns=2) as ((sure, where), (names, guesses)):
+def plot(path: Path, answers: list[Answer], prior: Counter, said_of_strangers: list[str], about: str) -> None:
+    """Four looks at the answers in one figure. `about` says which model and questions."""
+    with figure(path, width=11, height=7.6, rows=2, columns=2) as ((sure, where), (names, guesses)):
+        sure.figure.suptitle(f"What {about} knows")
         points, error = calibration(answers)
-        sure.plot([0, 1], [0, 1], color=COLORS["grey"], lw=1, ls="--", label="as right as it is sure")
+        sure.plot([0, 1], [0, 1], color=COLORS["grey"], lw=1, ls="--", label="perfectly calibrated")
         sure.plot([p[0] for p in points], [p[1] for p in points], "o-", color=COLORS["blue"],
-                  label=f"the model; mean distance {100 * error:.0f} points")
+                  label=f"the model; {100 * error:.0f} points from the diagonal on average")
         sure.set(title="Is it right when it is sure?", xlabel="probability that the model gives its answer",
-                 ylabel="share of right answers", xlim=(0, 1), ylim=(0, 1))
+                 ylabel="right answers, as a share", xlim=(0, 1), ylim=(0, 1))
         sure.legend(loc="upper left")
         for axes, group, title, label in (
-                (where, by_position, "Where in the biography does the place stand?", "the place ends at character"),
+                (where, by_position, "Where in the biography does the place stand?", "last character of the place in its biography"),
                 (names, by_place, "How often was the place an answer in training?", "training questions with that answer")):
             groups = grouped(answers, group)
             shares = [100 * np.mean(right) for right in groups.values()]
@@ -143,19 +144,19 @@ def plot(path: Path, answers: list[Answer], prior: Counter, said_of_strangers: l
             axes.bar(range(len(groups)), shares, 0.6, color=COLORS["sky"],
                      yerr=[np.maximum(0, np.subtract(shares, low)), np.maximum(0, np.subtract(high, shares))], ecolor="black", capsize=3)
             axes.set_xticks(range(len(groups)), [f"{name}\n({len(right)})" for name, right in groups.items()])
-            axes.set(title=title, xlabel=label + "  (questions)", ylabel="right answers (%), 95 % interval", ylim=(0, 100))
+            axes.set(title=title, xlabel=label + "  (number of questions)", ylabel="right answers (%), 95 % interval", ylim=(0, 100))
             axes.grid(axis="x", visible=False)
         said, total = Counter(said_of_strangers), sum(prior.values())
         places = [place for place, _ in (said + Counter()).most_common(10)]
         height = np.arange(len(places))
         guesses.barh(height - 0.2, [100 * said[p] / len(said_of_strangers) for p in places], 0.38, color=COLORS["orange"],
-                     label="said of people who do not exist")
+                     label="the model's answers")
         guesses.barh(height + 0.2, [100 * prior[p] / total for p in places], 0.38, color=COLORS["grey"],
-                     label="answers in training")
+                     label="answers of the training questions")
         guesses.set_yticks(height, [p or "(nothing)" for p in places])
         guesses.invert_yaxis()
         guesses.grid(axis="y", visible=False)
-        guesses.set(title="What does it say of people it never read about?", xlabel="share of answers (%)")
+        guesses.set(title="What does it say of people who do not exist?", xlabel="share of answers (%)")
         guesses.legend(loc="lower right")
 
 
@@ -220,12 +221,12 @@ def main(words: list[str] | None = None) -> None:
                                                               args.finetune_corpus_path, answers=True))
         together, each = predict_with_paraphrases(model, tokenizer, questions.questions)
         said = [answers[0] for answers in each]  # to the question itself
-        answers = sort_answers(questions, said, confidences(model, tokenizer, questions.questions, said), each, corpus, prior)
+        answers = describe_answers(questions, said, confidences(model, tokenizer, questions.questions, said), each, corpus, prior)
         nobody = strangers(questions, corpus).questions
         said_of_strangers = predict(model, tokenizer, nobody)
         results = analyze(answers, prior, said_of_strangers, confidences(model, tokenizer, nobody, said_of_strangers))
         paraphrases = marks_of_paraphrases(together, each, questions.answers)
         print("Right in %, by the way of asking: " + "; ".join(f"{form} {percent:.1f}" for form, percent in paraphrases.items()))
         write_json(out / "analysis.json", {"variant": args.variant, **results, "ways of asking": paraphrases})
-        plot(out / "analysis.png", answers, prior, said_of_strangers)
+        plot(out / "analysis.png", answers, prior, said_of_strangers, f"{args.variant} on {Path(args.corpus).resolve().parent.name}")
         print(f"Written to {out}: analysis.json, analysis.png")

@@ -67,7 +67,7 @@ class Exam:
                  if i < len(LONG) or n < SHORT_EPOCHS]
         letters = "abcehiknorswWJZŁęë,. "
         pairs = [(f"Where was {''.join(rng.choices(letters, k=rng.randint(1, 60)))} born?",
-                  "".join(rng.choices(letters, k=rng.randint(1, 30)))) for _ in range(20)]
+                  "".join(rng.choices(letters, k=rng.randint(1, 30))).strip() or "a") for _ in range(20)]
         rows, cuts = [], []
         for _ in range(12):
             cut, row = rng.randint(1, 22), [rng.randrange(2, cls.V) for _ in range(24)]
@@ -94,6 +94,33 @@ class Exam:
     def pairs_text(self) -> str:
         """The questions as the text of a TSV file, without a newline at its end."""
         return "\n".join(f"{question}\t{answer}" for question, answer in self.pairs)
+
+    @property
+    def gold(self) -> list[str]:
+        """Other answers to the same questions: some London, and some the commonest of the pairs."""
+        london, common, n = 1 + self.seed % 7, 8 + self.seed // 7 % 4, len(self.pairs)
+        return ["London"] * london + [self.commonest] * common + ["Atlantis"] * (n - london - common)
+
+    @property
+    def epochs(self) -> int:
+        """How long the commands are told to train."""
+        return 2 + self.seed % 3
+
+    @property
+    def commonest(self) -> str:
+        """The answer that the pairs have most often; of several, the first in the alphabet."""
+        answers = [answer for _, answer in self.pairs]
+        return min(answers, key=lambda answer: (-answers.count(answer), answer))
+
+    @property
+    def letters(self) -> str:
+        """The vocabulary of a corpus that is made of these lines."""
+        return PAD + MASK + "".join(sorted(set(" ".join(self.gold_text.split()))))
+
+    @property
+    def gold_text(self) -> str:
+        """The questions with these answers, as the text of a TSV file."""
+        return "".join(f"{question}\t{answer}\n" for (question, _), answer in zip(self.pairs, self.gold))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -256,16 +283,16 @@ def the_gap_is_in_one_place(draws: list[Draw]) -> str | None:
 SPANS = "span corruption"
 # Name, points, and a function of the draws that names the first problem.
 PROPERTIES: tuple[tuple[str, float, Callable[[list[Draw]], str | None]], ...] = (
-    ("reassembled, it is a beginning of the document", 6, it_is_not_a_beginning),
+    ("reassembled, it is a beginning of the document", 5, it_is_not_a_beginning),
     (f"never longer than {LONGEST}, or than the document", 4, it_is_too_long),
     (f"every length from {SHORTEST} to {LONGEST} is drawn", 4, a_length_is_never_drawn),
     ("something is always masked", 4, nothing_is_masked),
-    ("a quarter is masked on average", 5, the_share_is_wrong),
+    ("a quarter is masked on average", 4, the_share_is_wrong),
     ("the masked length is random", 3, the_share_is_fixed),
     ("the gap can be anywhere", 3, the_gap_is_in_one_place),
 )
-ALL_OF_SPANS = (("vocabulary: PAD, MASK, the sorted characters", 4), ("a document a line, no empty ones", 3),
-                ("y is x moved by one", 4), ("three marks: prefix ⁇ suffix ⁇ masked ⁇", 3),
+ALL_OF_SPANS = (("vocabulary: PAD, MASK, the sorted characters", 3), ("a document a line, no empty ones", 3),
+                ("y is x moved by one", 3), ("three marks: prefix ⁇ suffix ⁇ masked ⁇", 3),
                 ("padded at the end, and only there", 2), *((name, of) for name, of, _ in PROPERTIES))
 
 
@@ -313,7 +340,7 @@ def first_difference(characters: str, right: str) -> str | None:
 
 
 QUESTIONS = "questions"
-ALL_OF_QUESTIONS = (("x: question ⁇ answer ⁇, padded", 4), ("y: padding up to the answer, then the answer ⁇", 5))
+ALL_OF_QUESTIONS = (("x: question ⁇ answer ⁇, padded", 4), ("y: padding up to the answer, then the answer ⁇", 4))
 
 
 def mark_questions(exam: Exam, characters, raw) -> tuple[list[Line], list[str]]:
@@ -342,6 +369,56 @@ def mark_dtypes(dtypes: list[str]) -> Line:
 
 
 DTYPES = ("x and y are int64, here and in span corruption", 2)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Commands
+
+
+COMMANDS = "commands"
+ALL_OF_COMMANDS = (("pretrain and finetune: train as long as they are told, and write parameters", 3),
+                   ("evaluate: what predict says, a line each, and how many are right", 2),
+                   ("london: what London and the commonest answer score", 1))
+
+
+def mark_commands(exam: Exam, raw, solution: Callable[[Exam, str], list[str]] | None) -> list[Line]:
+    """The lines of the assignment's commands. Raises Malformed where nothing can be judged.
+
+    solution: gives the answers of the evaluated parameters for that vocabulary, if it is there.
+    """
+    parts = {"errors": dict, "printed": dict, "letters": str}
+    if not isinstance(raw, dict) or not all(isinstance(raw.get(name), kind) for name, kind in parts.items()):
+        raise Malformed("no account of the commands")
+
+    def failed(*commands: str) -> str | None:
+        return next((f"{name}: {raw['errors'][name]}" for name in commands if name in raw["errors"]), None)
+
+    def prints_marks(command: str, *said: list[str]) -> str | None:
+        for answers in said:
+            right, n = sum(a == b for a, b in zip(answers, exam.gold)), len(exam.gold)
+            line = f"Correct: {right} out of {n}: {100 * right / n:.1f}%"
+            if line not in str(raw["printed"].get(command)):
+                return f"{command} does not print {line!r}"
+
+    documents = round(len(exam.pairs) / 3)  # of the quick recipe, a quarter of what is finetuned on
+    steps = {"pretrain": exam.epochs * math.ceil(len(exam.documents) / 16),
+             "finetune": exam.epochs * math.ceil((len(exam.pairs) + documents) / 16)}
+    trained = next((f"{name} took {raw.get(f'{name} steps')} steps for {exam.epochs} epochs, not {n}"
+                    for name, n in steps.items() if raw.get(f"{name} steps") != n), None)
+    if not trained and not (type(raw.get("moved")) is float and raw["moved"] < 1e-5):
+        trained = "finetune at a rate of almost 0 does not end with the parameters that it reads"
+    predictions, n = str(raw.get("predictions", "")).split("\n")[:-1], len(exam.pairs)
+    if len(predictions) != n:
+        written = f"{len(predictions)} predictions for {n} questions"
+    elif sorted(raw["letters"]) != sorted(exam.letters):
+        written = "the vocabulary is not made of PAD, MASK and the characters of the corpus"
+    elif solution and sum(a != b for a, b in zip(predictions, solution(exam, raw["letters"]))) > 2:  # as in `predict`'s line
+        written = "the predictions are not what the parameters answer"
+    else:
+        written = prints_marks("evaluate", predictions)
+    problems = (failed("pretrain", "finetune") or trained, failed("evaluate") or written,
+                failed("london") or prints_marks("london", ["London"] * n, [exam.commonest] * n))
+    return [full_or_nothing(COMMANDS, name, of, problem) for (name, of), problem in zip(ALL_OF_COMMANDS, problems)]
 
 
 # ----------------------------------------------------------------------------------------------------------------------

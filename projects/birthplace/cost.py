@@ -53,6 +53,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--dtype", default="auto")
     args = parser.parse_args(words)
     with one_line_errors():
+        if args.rounds < 1:
+            raise ValueError(f"--rounds is {args.rounds}; it must be at least 1")
         device = pick_device(args.device)
         dtype, recipe = pick_dtype(args.dtype, device), get_recipe("salient")
         keep_freed_memory()

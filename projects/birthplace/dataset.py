@@ -2,10 +2,11 @@
 
 Pretraining, "span corruption" (Raffel et al. 2020), one document of the corpus an example:
 
-    Khatchig Mouradian. Khatchig Mou⁇itten by the Arm⁇radian is a wr⁇□□□□...
-    |---------- prefix ----------|    |-- suffix --|    |-- masked --|
+    Khatchig Mouradian. Khatchig Mou⁇ journalist, writer⁇radian is a⁇□□□□...
+    |----------- prefix -----------| |---- suffix -----| |-masked--|
 
-    The model reads a document from which a piece is missing, then a mark, then has to write the piece.
+    The model reads a document from which a piece is missing, then a mark, then has to write the piece. Every character
+    is trained on, those before the gap included; the padding is not.
 
 Finetuning, one question an example:
 
@@ -33,10 +34,19 @@ WORLD = Path(__file__).resolve().parents[2] / "data" / "birthplace_world"
 
 def make_tokenizer(text: str, source: str = "the corpus") -> CharTokenizer:
     """PAD, MASK, then the sorted characters of the pretraining corpus: the vocabulary of every model of this study."""
+    documents_of(text, source)  # an empty one would end in puzzles about strange characters
     try:
         return CharTokenizer.from_text(text, special=PAD + MASK)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
+
+
+def documents_of(corpus: str, source: str = "the corpus") -> list[str]:
+    """The documents of a corpus, one a line; empty lines are none. ValueError if there is no other."""
+    documents = [line for line in corpus.split("\n") if line]
+    if not documents:
+        raise ValueError(f"{source}: no document: the file is empty")
+    return documents
 
 
 class CharCorruptionDataset:
@@ -56,11 +66,10 @@ class CharCorruptionDataset:
 
     def __init__(self, text: str, tokenizer: CharTokenizer, block_size: int = 128, seed: int = 0,
                  source: str = "the corpus"):
-        if int(block_size * 7 / 8) + 3 > block_size:  # the longest beginning and three marks
+        self.longest = int(block_size * 7 / 8)  # the longest beginning of a document that is looked at
+        if self.longest + 3 > block_size:  # three marks
             raise ValueError(f"block_size is {block_size}; span corruption needs at least 17")
-        self.documents = [line for line in text.split("\n") if line]
-        if not self.documents:
-            raise ValueError(f"{source}: no document: the file is empty")
+        self.documents = documents_of(text, source)
         self.tokenizer, self.block_size, self.seed = tokenizer, block_size, seed
         for number, line in enumerate(text.split("\n"), 1):
             encode_line(tokenizer, line, source, number)
@@ -88,9 +97,11 @@ class CharCorruptionDataset:
         """Prefix, masked content and suffix of a random beginning of the document.
 
         The beginning is between 4 and 7/8 of block_size characters long, any length being equally likely (never longer
-        than the document). The masked content is a quarter of that long on average, at least 1, anywhere.
+        than the document). The length of the masked content is drawn anew each time: anything from 1 to about half of the
+        beginning, so that it is a quarter of it on average. Its place is random, too: at the very start, at the very end,
+        or anywhere between.
         """
-        longest = min(int(self.block_size * 7 / 8), len(document))
+        longest = min(self.longest, len(document))
         length = rng.randint(min(4, longest), longest)
         # Uniform on 1 .. length/2 - 1, whose mean is length/4; if length is odd, the upper end is rounded either way.
         most = (length - 2 + rng.randint(0, 1) * (length % 2)) // 2
@@ -105,16 +116,17 @@ class SalientCorruptionDataset(CharCorruptionDataset):
     salient     share of the examples in which the missing piece is a run of capitalised words after the name that the
                 document begins with: mostly a name or a place, now and then a "She" or a "Born". In half of them nothing
                 follows the gap, as nothing follows a question
-    recall      share in which, besides, little else is left than the name: up to 3 words of the document before it, up to
-                4 of those that stand before the gap behind it, and one mark, as in a question:
+    recall      share in which, besides, little else is left than the name: up to 3 words from anywhere in the document,
+                then the name, then up to 4 of the words that led up to the gap, and one mark, as in a question:
 
                     writer and Khatchig Mouradian born in⁇Lebanon⁇
 
-                What a model learns from whole documents it can tell if asked with the document's own words. Asked in
-                other words it needs to know it of the name. In most of these the gap is behind an "in" or "at"
+                What a model learns from whole documents it can tell if asked in the document's own words. To tell it when
+                asked in others, it must have connected the fact with the name. Seven times in ten a gap that follows an
+                "in", "at", "near", "from" or "of" is preferred
 
-    Other parameters as for `CharCorruptionDataset`, whose law gives the remaining examples, and those of documents
-    without a name.
+    Other parameters as for `CharCorruptionDataset`, which makes the remaining examples, and those of documents without a
+    name.
     """
 
     capitalised = re.compile(r"\b[^\W\d_a-z]\w*(?: [^\W\d_a-z]\w*)*")
@@ -133,15 +145,15 @@ class SalientCorruptionDataset(CharCorruptionDataset):
             if question:
                 return question
         elif draw < self.recall + self.salient:
-            spans = self.spans(document[: int(self.block_size * 7 / 8)])
+            spans = self.spans(document[: self.longest])
             if spans:
                 start, end = rng.choice(spans)
-                suffix = "" if rng.random() < 0.5 else document[end : int(self.block_size * 7 / 8)]
+                suffix = "" if rng.random() < 0.5 else document[end : self.longest]
                 return document[:start] + MASK + suffix + MASK + document[start:end] + MASK
         return super().corrupt(document, rng)
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Start and end of the runs of capitalised words behind the title, without those that stand in it."""
+        """Start and end of each run of capitalised words after the name, except words of the name itself."""
         title = name_of(text)
         return [match.span() for match in self.capitalised.finditer(text, len(title) + 1)
                 if match.group() not in title and match.group()[0].isupper()]
@@ -154,17 +166,21 @@ class SalientCorruptionDataset(CharCorruptionDataset):
         if not spans:
             return ""
         start, end = rng.choice(spans)
-        name = name_of(document)
-        between = document[len(name) + 2 : start].split()
-        others = between + document[end:].split()
-        lead, first = rng.randint(0, 3) if rng.random() < 0.5 else 0, rng.randint(0, len(others))
+        name, gap = name_of(document), document[start:end]
+        before, after = document[len(name) + 2 : start].split(), document[end:].split()
+        lead = rng.randint(0, 3) if rng.random() < 0.5 else 0
+        first = rng.randint(0, len(before + after))
         tail = rng.randint(0, 4)
-        words = others[first : first + lead] + [name + "." * (rng.random() < 0.2)] + between[max(0, len(between) - tail) :]
-        room = self.block_size - (end - start) - 2  # for the words, so that both marks fit
-        return " ".join(words)[-room:] + MASK + document[start:end] + MASK if room > len(name) else ""
+        words = [*(before + after)[first : first + lead],  # a name does not always come first: "Where was ..."
+                 name + ("." if rng.random() < 0.2 else ""),  # with the full stop that documents put after it, or without
+                 *before[max(0, len(before) - tail) :]]
+        room = self.block_size - len(gap) - 2  # for the words, so that both marks fit
+        if room <= len(name):
+            return ""
+        return " ".join(words)[-room:] + MASK + gap + MASK
 
 
-# A full stop behind an initial or one of these is part of the name.
+# A full stop after an initial or one of these is part of the name.
 _end_of_name = re.compile(r"(?<!\b\w)(?<!\bJr)(?<!\bSr)(?<!\bDr)(?<!\bSt)\. ")
 
 
@@ -247,6 +263,9 @@ def read_pairs(text: str, source: str, answers: bool | None = None) -> list[tupl
         if tab and (not answer or "\t" in answer):
             raise ValueError(f"{source}:{number}: {'nothing' if not answer else 'a second tab'} after the tab; each line "
                              "is QUESTION<tab>PLACE")
+        if question != question.strip() or answer != answer.strip():
+            raise ValueError(f"{source}:{number}: a blank before or after the question or the place, which would count as "
+                             "part of it; remove it")
         if pairs and bool(tab) != bool(pairs[0][2]):
             raise ValueError(f"{source}:{number}: some lines have an answer and some have none")
         pairs.append((number, question, answer))

@@ -41,7 +41,7 @@ def predict(model: GPT, tokenizer: CharTokenizer, questions: list[str], batch_si
     """
     stop = tokenizer.index[MASK]
     room = [min(MAX_ANSWER, model.config.block_size - len(question + MASK)) for question in questions]
-    # Questions of similar length together, with the same room for the answer; the answers go back to their places.
+    # Similar lengths together, for little padding; the same room together, since a batch has one number of new tokens.
     order = sorted(range(len(questions)), key=lambda i: len(questions[i]))
     answers = [""] * len(questions)
     bar = tqdm(total=len(questions), unit="question", leave=False, **progress_options())
@@ -66,18 +66,16 @@ def predict_with_paraphrases(model: GPT, tokenizer: CharTokenizer,
 
     Returns (answers, said): `said[i][j]` is the answer of `predict` to question i in paraphrase j.
     """
-    asked = [paraphrases(question) for question in questions]
-    one_by_one = iter(predict(model, tokenizer, [prompt for prompts in asked for prompt in prompts]))
-    said = [[next(one_by_one) for _ in prompts] for prompts in asked]
-    # A long answer to a short paraphrase may not fit behind the longest, whose own does.
+    asked, n = [paraphrases(question) for question in questions], len(PARAPHRASES)
+    one_by_one = predict(model, tokenizer, [prompt for prompts in asked for prompt in prompts])
+    said = [one_by_one[i : i + n] for i in range(0, len(one_by_one), n)]
+    # An answer to a short paraphrase may be too long to fit after the longest. That one's own answer fits after them all.
     proposals = [sorted({answer for answer in those if max(map(len, prompts)) + len(MASK + answer) <= model.config.block_size})
                  for prompts, those in zip(asked, said)]
     trials = [(prompt, answer) for prompts, proposed in zip(asked, proposals) for answer in proposed for prompt in prompts]
-    log_p = iter(log_likelihoods(model, tokenizer, [prompt for prompt, _ in trials], [answer for _, answer in trials]))
-    answers = []
-    for prompts, proposed in zip(asked, proposals):
-        total = {answer: sum(next(log_p) for _ in prompts) for answer in proposed}
-        answers.append(max(total, key=total.get))
+    log_p = dict(zip(trials, log_likelihoods(model, tokenizer, [prompt for prompt, _ in trials], [answer for _, answer in trials])))
+    answers = [max(proposed, key=lambda answer: sum(log_p[prompt, answer] for prompt in prompts))
+               for prompts, proposed in zip(asked, proposals)]
     return answers, said
 
 
@@ -95,7 +93,7 @@ def log_likelihoods(model: GPT, tokenizer: CharTokenizer, questions: list[str], 
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         tokens = pad_sequence([torch.tensor(rows[i][0] + rows[i][1]) for i in batch], batch_first=True).to(device)
-        logits, _ = model(tokens[:, :-1])  # what is behind a row's end cannot reach what is before it
+        logits, _ = model(tokens[:, :-1])  # padding comes after a row's end, and attention is causal
         log_p = logits.float().log_softmax(dim=-1).gather(2, tokens[:, 1:, None])[..., 0].cpu()
         for row, i in zip(log_p, batch):
             asked, answer = rows[i]

@@ -57,6 +57,16 @@ def read_questions(path: str | os.PathLike) -> Questions:
                      [number for number, _, _ in pairs])
 
 
+def data_named(data: str, data_dir: str | os.PathLike) -> str:
+    """What --data says; unless it does, "world", or "cs224n" for a folder of one's own."""
+    return data or ("cs224n" if data_dir else "world")
+
+
+def study_folder(data: str, quick: bool = False) -> str:
+    """Where the study writes unless told: a look at the world does not overwrite an hour's run on the assignment's files."""
+    return "out/birthplace" + ("" if data == "world" else f"_{data}") + "_quick" * quick
+
+
 def load_files(data: str, data_dir: str | os.PathLike = "") -> Files:
     """The files of `data`: "world", or "cs224n", which is downloaded if need be. `data_dir` is a folder of one's own."""
     if data not in ("world", "cs224n"):
@@ -94,8 +104,8 @@ def paraphrases(question: str) -> list[str]:
 def strangers(known: Questions, corpus: str, seed: int = 0) -> Questions:
     """Questions about people who do not exist: the given names of some with the surnames of others.
 
-    The answers are those of the surnames' owners, so a right one is a lucky guess. Nobody of the resulting name stands
-    in the corpus.
+    The answers are those of the surnames' owners, and nobody of the resulting name stands in the corpus: whoever gives
+    such an answer has been lucky, or has gone by the surname.
     """
     rng = random.Random(seed)
     names = [person(question).split() for question in known.questions]

@@ -30,7 +30,7 @@ from projects.birthplace import checks, sandbox
 from projects.birthplace.checks import Exam, Line, Malformed, full_or_nothing
 from projects.birthplace.dataset import make_tokenizer, read_pairs
 from projects.birthplace.evaluate import majority_answer, score
-from projects.birthplace.files import Files, Questions, load_files
+from projects.birthplace.files import Files, Questions, data_named, load_files
 from projects.birthplace.recipes import VARIANTS
 
 HERE = Path(__file__).resolve().parent
@@ -43,7 +43,7 @@ NEEDED_CODE = ("mingpt/__init__.py", "mingpt/model.py",
                *(f"projects/birthplace/{name}.py" for name in ("dataset", "evaluate", "recipes", "steps", "run")))
 MARKER = "marked by the marker, who has the solution"
 MODEL, PREDICTIONS = "model", "predictions"
-ANSWERS_LINE = ("predict: the likeliest characters, up to the next mark", 4)
+ANSWERS_LINE = ("predict: the likeliest characters, up to the next mark", 3)
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,18 @@ class GradeOptions:
 
 def grade(submission: str, options: GradeOptions) -> dict:
     """Mark a submission. Returns plain values: "points", "of", "seed", "lines", ... ValueError if it is refused."""
-    options = replace(options, data=options.data or ("cs224n" if options.data_dir else "world"),
+    options = replace(options, data=data_named(options.data, options.data_dir),
                       seed=secrets.randbelow(2**31) if options.seed < 0 else options.seed)
     options = replace(options, full_marks_at=options.full_marks_at or FULL_MARKS_AT.get(options.data, 0.0))
     files = load_files(options.data, options.data_dir)
-    if not files.corpus.strip():
-        raise ValueError(f"{files.corpus_source}: no document: the file is empty")
+    check_marks(files, options)
     with tempfile.TemporaryDirectory(prefix="grade-") as name:
         folder = Path(name)
         ignored = sandbox.unpack(submission, folder)
         variants = variants_of(folder)
         # In this order: nothing is read from the folder once the submission's code has run.
-        answers = [line for variant in variants for line in mark_predictions(folder, variant, files, options)]
+        said = ask(folder, variants, files)
+        answers = [line for variant in variants for line in mark_predictions(folder, variant, files, options, said)]
         lines = mark_code(folder, variants, Exam.from_seed(options.seed), sandbox.Limits(options.seconds)) + answers
     marked = [line for line in lines if line.points is not None]
     return {"submission": str(submission), "points": round(sum(line.points for line in marked), 1),
@@ -124,8 +124,12 @@ def check_count(source: str, lines: list[str], questions: Questions) -> None:
                          "for each")
 
 
-def mark_predictions(folder: Path, variant: str, files: Files, options: GradeOptions) -> list[Line]:
-    """Three lines for a variant: its predictions are complete, are what the parameters answer, and are right."""
+def mark_predictions(folder: Path, variant: str, files: Files, options: GradeOptions,
+                     said: dict[str, dict[str, list[str]] | str]) -> list[Line]:
+    """Three lines for a variant: its predictions are complete, are what the parameters answer, and are right.
+
+    said: as `ask` gives it.
+    """
     incomplete, made_up, judged = [], [], {}
     for parameters, predictions in files_of(variant).items():
         lines = {}
@@ -137,14 +141,13 @@ def mark_predictions(folder: Path, variant: str, files: Files, options: GradeOpt
                 incomplete.append(str(error).replace(f"{folder}{os.sep}", ""))
         judged[parameters] = lines.get("dev", [])
         if HAS_SOLUTION:
-            try:
-                answers = answers_of(folder / parameters, variant, files)
-                judged[parameters] = answers["dev"]
-                made_up += [difference(name, lines.get(which, []), answers[which])
-                            for which, name in predictions.items()]
-            except ValueError as error:
-                made_up.append(str(error))
+            answers = said[parameters]
+            if isinstance(answers, str):
+                made_up.append(answers)
                 judged[parameters] = []
+            else:
+                judged[parameters] = answers["dev"]
+                made_up += [difference(name, lines.get(which, []), answers[which]) for which, name in predictions.items()]
     honest = f"{variant}: they are what the parameters answer"
     return [full_or_nothing(PREDICTIONS, f"{variant}: one prediction a question", 3, "; ".join(incomplete)),
             full_or_nothing(PREDICTIONS, honest, 4, "; ".join(filter(None, made_up))) if HAS_SOLUTION else
@@ -152,21 +155,40 @@ def mark_predictions(folder: Path, variant: str, files: Files, options: GradeOpt
             mark_accuracy(variant, judged[f"{variant}.finetune.params"], files, options)]
 
 
-def answers_of(path: Path, variant: str, files: Files) -> dict[str, list[str]]:
-    """What submitted parameters answer on dev and test, when our code asks. ValueError if they cannot be used."""
+def ask(folder: Path, variants: list[str], files: Files) -> dict[str, dict[str, list[str]] | str]:
+    """What submitted parameters answer on dev and test when our code asks: file -> answers, or why they cannot be used."""
+    if not HAS_SOLUTION:
+        return {}
     tokenizer, dev = make_tokenizer(files.corpus, files.corpus_source), len(files.dev.questions)
-    answers = reference.answer(path, variant, tokenizer, files.dev.questions + files.test.questions)
-    return {"dev": answers[:dev], "test": answers[dev:]}
+    submitted = {folder / parameters: variant for variant in variants for parameters in files_of(variant)}
+    answers = reference.answer(submitted, tokenizer, files.dev.questions + files.test.questions)
+    return {path.name: said if isinstance(said, str) else {"dev": said[:dev], "test": said[dev:]}
+            for path, said in answers.items()}
 
 
 def difference(name: str, lines: list[str], answers: list[str]) -> str:
-    """Where predictions are not the parameters' answers, or "". Up to 3 % may differ, as devices round otherwise."""
+    """Where predictions are not the parameters' answers, or "". Up to 3 % may differ, and one of ten, as devices round
+    differently."""
     same = sum(a == b for a, b in zip(lines, answers))
-    if same >= 0.97 * len(answers):
+    if len(answers) - same <= max(0.03 * len(answers), min(1, len(answers) // 10)):
         return ""
     first = next((f": line {i} is {checks.shown(line)}, they answer {checks.shown(answer)}"
                   for i, (line, answer) in enumerate(zip(lines, answers), 1) if line != answer), "")
     return f"{name}: {same} of {len(answers)} are what the parameters answer{first}"
+
+
+def check_marks(files: Files, options: GradeOptions) -> tuple[str, float]:
+    """The commonest answer of training, and what always giving it scores on dev, in percent: that gets no points.
+
+    ValueError if it would get them all.
+    """
+    answers, best = files.dev.answers, options.full_marks_at
+    commonest = majority_answer([answer for _, _, answer in read_pairs(files.train, files.train_source, answers=True)])
+    floor = score([commonest] * len(answers), answers).percent
+    if floor >= best:
+        raise ValueError(f"--full_marks_at is {best}; always answering {commonest} already gets {floor:.1f} % on "
+                         f"{files.dev.source}")
+    return commonest, floor
 
 
 def mark_accuracy(variant: str, predictions: list[str], files: Files, options: GradeOptions) -> Line:
@@ -175,11 +197,7 @@ def mark_accuracy(variant: str, predictions: list[str], files: Files, options: G
     answers, best = files.dev.answers, options.full_marks_at
     if len(predictions) != len(answers):
         return Line(PREDICTIONS, name, of, 0.0, "no answers to mark")
-    commonest = majority_answer([answer for _, _, answer in read_pairs(files.train, files.train_source, answers=True)])
-    floor, reached = score([commonest] * len(answers), answers).percent, score(predictions, answers)
-    if floor >= best:
-        raise ValueError(f"--full_marks_at is {best}; always answering {commonest} already gets {floor:.1f} % on "
-                         f"{files.dev.source}")
+    (commonest, floor), reached = check_marks(files, options), score(predictions, answers)
     share = min(1.0, max(0.0, (reached.percent - floor) / (best - floor)))
     return Line(PREDICTIONS, name, of, round(of * share, 1),
                 f"{reached.correct} of {reached.total}, {reached.percent:.1f} %; points from {floor:.1f} % "
@@ -196,8 +214,9 @@ def mark_code(folder: Path, variants: list[str], exam: Exam, limits: sandbox.Lim
               ("corruption", {"text": exam.text, "block_size": checks.BLOCK_SIZE, "seed": exam.seed,
                               "draws": exam.draws}),
               ("questions", {"text": exam.text, "pairs": exam.pairs_text, "block_size": checks.BLOCK_SIZE}),
-              ("answers", {"variant": "vanilla", "characters": exam.characters, "seeds": exam.seeds,
-                           "asked": exam.asked}),
+              ("commands", {"text": "\n".join(exam.documents), "pairs": exam.pairs_text, "asked": exam.gold_text,
+                            "epochs": exam.epochs, "seed": exam.seed}),
+              ("answers", {"characters": exam.characters, "seeds": exam.seeds, "asked": exam.asked}),
               *(("logits", {"variant": variant, "vocab_size": exam.V, "seed": exam.seed, "rows": exam.rows})
                 for variant in variants)]
     missing = [name for name in NEEDED_CODE if not (folder / name).is_file()]
@@ -222,9 +241,13 @@ def mark_code(folder: Path, variants: list[str], exam: Exam, limits: sandbox.Lim
         except Malformed as error:
             lines += [Line(group, name, of, 0.0, str(error)) for name, of in names]
     lines.append(checks.mark_dtypes(dtypes))
-    lines.append(mark_model(*ANSWERS_LINE, lambda: reference.other_answers(exam, answer(3))) if HAS_SOLUTION else
+    try:
+        lines += checks.mark_commands(exam, answer(3), reference.evaluated if HAS_SOLUTION else None)
+    except Malformed as error:
+        lines += [Line(checks.COMMANDS, name, of, 0.0, str(error)) for name, of in checks.ALL_OF_COMMANDS]
+    lines.append(mark_model(*ANSWERS_LINE, lambda: reference.other_answers(exam, answer(4))) if HAS_SOLUTION else
                  Line(MODEL, *ANSWERS_LINE, None, MARKER))
-    for i, variant in enumerate(variants, 4):
+    for i, variant in enumerate(variants, 5):
         lines.append(mark_model(f"{variant}: causal", 6, lambda: checks.sees_the_future(exam, answer(i)) or
                                 HAS_SOLUTION and reference.other_logits(exam, variant, answer(i))))
     return lines

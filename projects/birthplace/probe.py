@@ -58,20 +58,85 @@ def logits(variant: str, vocab_size: int, seed: int, rows: list[list[int]]) -> l
         return small_model(variant, vocab_size, seed)(torch.tensor(rows))[0].tolist()
 
 
-def answers(variant: str, characters: str, seeds: list[int], asked: list[str]) -> list[list[str]]:
-    """What `predict` makes of small models with the parameters that `seeds` draw, and that vocabulary."""
-    import torch
-
+def answers(characters: str, seeds: list[int], asked: list[str]) -> list[list[str]]:
+    """What `predict` makes of models with the parameters that `seeds` draw, and that vocabulary."""
     from mingpt.char import CharTokenizer
     from projects.birthplace.evaluate import predict
 
-    tokenizer, said = CharTokenizer(characters), []
-    for seed in seeds:
-        model = small_model(variant, tokenizer.vocab_size, seed)
-        with torch.no_grad():
-            model.transformer.wte.weight[1] *= 2  # the mark, so that some answers end
-        said.append(list(predict(model, tokenizer, asked)))
-    return said
+    tokenizer = CharTokenizer(characters)
+    return [list(predict(speaker(tokenizer.vocab_size, seed), tokenizer, asked)) for seed in seeds]
+
+
+def commands(text: str, pairs: str, asked: str, epochs: int, seed: int) -> dict:
+    """The assignment's four commands, run on files of these texts. What they print and write, as it is.
+
+    Steps are the lines of their metrics. Finetuning is at a rate of almost 0, and "moved" is by how much it changed what
+    pretraining wrote. Evaluated is `speaker`.
+    """
+    import contextlib
+    import io
+
+    from projects.birthplace import run
+    from projects.birthplace.dataset import make_tokenizer
+    from projects.birthplace.recipes import get_recipe
+    from projects.birthplace.steps import Settings, load_parameters, save_parameters
+
+    for name, content in (("wiki.txt", text), ("pairs.tsv", pairs), ("asked.tsv", asked), ("letters.txt", " ".join(asked.split()))):
+        Path(name).write_text(content, encoding="utf-8")
+    settings = Settings("vanilla", get_recipe("quick"))
+    letters = make_tokenizer(" ".join(asked.split()))
+    model = speaker(letters.vocab_size, seed)
+    save_parameters("evaluated.params", settings, model, letters)
+    trained = ["--quick", "--out", "out", "--max_epochs", str(epochs), "--device", "cpu"]
+    lines = {
+        "pretrain": ["vanilla", "wiki.txt", "--writing_params_path", "pretrain.params", *trained],
+        "finetune": ["vanilla", "wiki.txt", "--reading_params_path", "pretrain.params", "--writing_params_path",
+                     "finetune.params", "--finetune_corpus_path", "pairs.tsv", "--finetune_lr", "1e-9", *trained],
+        "evaluate": ["vanilla", "letters.txt", "--reading_params_path", "evaluated.params", "--eval_corpus_path", "asked.tsv",
+                     "--outputs_path", "predictions", "--device", "cpu"],
+        "london": ["--eval_corpus_path", "asked.tsv", "--finetune_corpus_path", "pairs.tsv"]}
+    found: dict = {"errors": {}, "printed": {}, "letters": letters.characters}
+    for command, words in lines.items():
+        sys.argv, printed = ["run.py", command, *words], io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+        try:
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                run.main()
+        except BaseException as error:  # NotImplementedError, or SystemExit after a message
+            found["errors"][command] = describe(error)
+        printed.flush()
+        found["printed"][command] = printed.buffer.getvalue().decode("utf-8")[-2000:]
+    for command, folder in (("pretrain", "vanilla.pretrain"), ("finetune", "vanilla.finetune.pretrain")):
+        metrics = Path("out", folder, "metrics.jsonl")
+        found[f"{command} steps"] = len(metrics.read_text(encoding="utf-8").splitlines()) if metrics.exists() else 0
+    if Path("pretrain.params").exists() and Path("finetune.params").exists():
+        before, after = (load_parameters(f"{name}.params", settings, make_tokenizer(text)).state_dict() for name in ("pretrain", "finetune"))
+        found["moved"] = max((before[name] - after[name]).abs().max().item() for name in before)
+    if Path("predictions").exists():
+        found["predictions"] = Path("predictions").read_text(encoding="utf-8")
+    return found
+
+
+def speaker(vocab_size: int, seed: int):
+    """A `small_model` that says various things when it is asked."""
+    import torch
+
+    model = small_model("vanilla", vocab_size, seed)
+    with torch.no_grad():
+        model.transformer.wte.weight[1] *= 2  # the mark, so that some answers end
+    return model
+
+
+def submitted(path: str, variant: str, characters: str, asked: list[str]) -> list[str] | str:
+    """What submitted parameters answer, or why they cannot be used. Runs beside our own code, not beside a submission's."""
+    from mingpt.char import CharTokenizer
+    from projects.birthplace.evaluate import predict
+    from projects.birthplace.reference import load_submitted
+
+    tokenizer = CharTokenizer(characters)
+    try:
+        return predict(load_submitted(path, variant, tokenizer), tokenizer, asked)
+    except ValueError as error:
+        return str(error)
 
 
 def small_model(variant: str, vocab_size: int, seed: int):
@@ -81,9 +146,13 @@ def small_model(variant: str, vocab_size: int, seed: int):
     """
     import torch
 
+    from dataclasses import replace
+
     from projects.birthplace.recipes import build_model, get_recipe
 
-    model = build_model(variant, vocab_size, get_recipe("quick")).eval()
+    recipe = get_recipe("quick")
+    recipe = replace(recipe, model={**recipe.model, "n_layer": 3})  # so that a perceiver has a layer in its middle
+    model = build_model(variant, vocab_size, recipe).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters(), key=lambda named: named[0]):
@@ -92,7 +161,7 @@ def small_model(variant: str, vocab_size: int, seed: int):
     return model
 
 
-PROBES = {function.__name__: function for function in (vocabulary, corruption, questions, logits, answers)}
+PROBES = {function.__name__: function for function in (vocabulary, corruption, questions, logits, answers, commands, submitted)}
 
 
 def describe(error: BaseException) -> str:

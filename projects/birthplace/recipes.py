@@ -25,7 +25,7 @@ class Recipe:
     """Everything that decides a result, besides the data and the seed.
 
     salient        share of pretraining examples that ask for a capitalised word of the document
-    recall         share that do so after little more than the name; without both: the assignment's own law
+    recall         share that do so after little more than the name; without both: random gaps, as in the assignment
     shift          train learned positions on sequences that begin anywhere, not only at position 0
     mixed          share of documents among the examples of finetuning after pretraining
     scratch        finetuning without pretraining, for comparison
@@ -73,15 +73,15 @@ GENTLE = replace(MUON, learning_rate=1e-3, muon_learning_rate=5e-3, warmup_iters
 def _salient() -> Recipe:
     """Ours for the assignment's files: see the README for what each part contributes."""
     return Recipe(
-        pretrain=Phase(TrainerConfig(max_epochs=90, batch_size=0, batch_tokens=4096), MUON),
-        finetune=Phase(TrainerConfig(max_epochs=5, batch_size=88), GENTLE),
+        pretrain=Phase(TrainerConfig(max_epochs=90, batch_size=0, batch_tokens=4096), MUON),  # as many as fit into the tokens
+        finetune=Phase(TrainerConfig(max_epochs=5, batch_size=88), GENTLE),  # 64 questions and 24 documents, on average
         scratch=Phase(TrainerConfig(max_epochs=10, batch_size=64), replace(MUON, learning_rate=3e-4,
                                                                           muon_learning_rate=2e-3)),
         salient=0.1, recall=0.8, shift=True, mixed=24 / 88, model=dict(SHAPE, qk_norm=True))
 
 
 def _world() -> Recipe:
-    """Ours for the embedded world: two layers suffice, and leave time to read everything 30 times in under 3 minutes."""
+    """Ours for the embedded world: two layers suffice, and leave time to read everything 30 times in a minute or two."""
     return Recipe(
         pretrain=Phase(TrainerConfig(max_epochs=30, batch_size=0, batch_tokens=2048), MUON),
         finetune=Phase(TrainerConfig(max_epochs=20, batch_size=32), GENTLE),

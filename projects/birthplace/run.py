@@ -1,6 +1,6 @@
 """Can a small GPT learn facts by reading, and tell them when asked?
 
-    python projects/birthplace/run.py                     the whole study, on a small invented world: 3 minutes
+    python projects/birthplace/run.py                     the whole study, on a small invented world: 1.5 to 3.5 minutes
     python projects/birthplace/run.py --quick             every step in seconds; learns next to nothing
     python projects/birthplace/run.py --data cs224n       the same on the files of CS224n's assignment 5
     python projects/birthplace/run.py study rope          with rotary positions
@@ -30,26 +30,29 @@ import os
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 
 from mingpt.config import Parser, config_from_args, config_to_dict
+from mingpt.processes import process_count
 from mingpt.utils import one_line_errors, pick_device, read_text, with_spread, write_json, write_text
-from projects.birthplace.files import PARAPHRASES, Files, Questions, load_files, read_questions
-from projects.birthplace.dataset import make_tokenizer, read_pairs
+from projects.birthplace.files import PARAPHRASES, Files, Questions, data_named, load_files, read_questions, study_folder
+from projects.birthplace.dataset import documents_of, make_tokenizer, read_pairs
 from projects.birthplace.evaluate import majority_answer, predict, predict_with_paraphrases, score
 from projects.birthplace.figures import plot_accuracy, plot_losses
 from projects.birthplace.recipes import BLOCK_SIZE, RECIPES, VARIANTS, Recipe, finetuning_data, get_recipe, pretraining_data
 from projects.birthplace.steps import Settings, is_first_process, load_parameters, new_model, save_parameters, train, with_rate
 
-COMMANDS = {  # each with the flags that only some commands take
-    "study": {"quick", "data", "data_dir", "seeds"},
-    "pretrain": {"quick", "writing_params_path", "pretrain_lr", "max_epochs"},
-    "finetune": {"quick", "reading_params_path", "writing_params_path", "finetune_corpus_path", "finetune_lr", "max_epochs"},
-    "evaluate": {"reading_params_path", "eval_corpus_path", "outputs_path", "paraphrases"},
+TRAINING = {"quick", "out", "recipe", "seed", "bottleneck_dim", "device", "dtype", "resume", "checkpoint_interval"}
+COMMANDS = {  # each with its flags
+    "study": TRAINING | {"data", "data_dir", "seeds"},
+    "pretrain": TRAINING | {"writing_params_path", "pretrain_lr", "max_epochs"},
+    "finetune": TRAINING | {"reading_params_path", "writing_params_path", "finetune_corpus_path", "finetune_lr", "max_epochs"},
+    "evaluate": {"device", "reading_params_path", "eval_corpus_path", "outputs_path", "paraphrases"},
     "london": {"eval_corpus_path", "finetune_corpus_path"},
 }
 OTHERS = {  # commands with a module, flags and --help of their own
@@ -62,10 +65,10 @@ MARKS = {"dev": "people read about, asked once", "dev.paraphrases": "people read
 
 @dataclass(frozen=True)
 class Options:
-    """What every command understands."""
+    """What the commands understand that train; evaluate takes --device alone."""
 
-    out: Annotated[str, "folder for everything that is written"] = "out/birthplace"
-    recipe: Annotated[str, f"{', '.join(RECIPES)}; world or salient, by the data, unless given"] = ""
+    out: Annotated[str, "folder for everything that is written; out/birthplace, or a study's own, unless given"] = ""
+    recipe: Annotated[str, f"{', '.join(RECIPES)}; unless given, salient, but world for the study of the world"] = ""
     seed: Annotated[int, "first seed"] = 0
     bottleneck_dim: Annotated[int, "learned vectors in the middle of a new perceiver"] = 32
     device: Annotated[str, "auto, cpu, cuda, mps"] = "auto"
@@ -78,7 +81,7 @@ class Options:
 class StudyOptions:
     """What the study understands."""
 
-    data: Annotated[str, "world (invented, embedded) or cs224n (downloaded); world, or with --data_dir cs224n"] = ""
+    data: Annotated[str, "world (invented, embedded) or cs224n (downloaded); cs224n with --data_dir, else world"] = ""
     data_dir: Annotated[str, "folder with the files, instead of a download"] = ""
     seeds: Annotated[int, "how many runs, with seeds from --seed on"] = 1
 
@@ -94,10 +97,10 @@ class StudyOptions:
 def study(variant: str, options: Options, study_options: StudyOptions, quick: bool) -> None:
     """Pretrain, finetune with and without pretraining, ask, mark, draw; once for each seed."""
     started = time.perf_counter()
-    data = study_options.data or ("cs224n" if study_options.data_dir else "world")
+    data = data_named(study_options.data, study_options.data_dir)
     files = load_files(data, study_options.data_dir)
     recipe_name = options.recipe or ("quick" if quick else "world" if data == "world" else "salient")
-    recipe, out = get_recipe(recipe_name), Path(options.out)
+    recipe, out = get_recipe(recipe_name), Path(options.out or study_folder(data, quick))
     introduce(files)
 
     runs = []
@@ -110,12 +113,15 @@ def study(variant: str, options: Options, study_options: StudyOptions, quick: bo
     marks = {name: {row: [run[name][key] for run in runs] for row, key in rows.items()} for name in MARKS}
     seconds = time.perf_counter() - started
     print_table(marks, files, seconds)
-    plot_losses(out / "loss.png", [run["losses"]["pretraining"] for run in runs],
-                {name: [run["losses"][name] for run in runs] for name in ("no pretraining", "after pretraining")})
-    plot_accuracy(out / "accuracy.png", list(rows), {MARKS[name]: list(those.values()) for name, those in marks.items()})
-    write_json(out / "config.json", {"variant": variant, **config_to_dict(options), **config_to_dict(study_options),
-                                     "recipe": {"name": recipe_name, **config_to_dict(recipe)}})
-    write_json(out / "metrics.json", {"seconds": round(seconds, 1), "runs": runs})
+    trained_on = {"no pretraining": " (answers)", "after pretraining": " (answers and documents)" if recipe.mixed else " (answers)"}
+    about = f"{variant} on {Path(files.corpus_source).resolve().parent.name}"
+    plot_losses(out / f"{variant}.loss.png", [run["losses"]["pretraining"] for run in runs],
+                {name + counted: [run["losses"][name] for run in runs] for name, counted in trained_on.items()}, about)
+    plot_accuracy(out / f"{variant}.accuracy.png", list(rows),
+                  {MARKS[name]: list(those.values()) for name, those in marks.items()}, about)
+    config = {"variant": variant, "data": data, **config_to_dict(options), "recipe": {"name": recipe_name, **config_to_dict(recipe)},
+              "threads": torch.get_num_threads(), "torch": torch.__version__}
+    write_json(out / f"{variant}.metrics.json", {"config": config, "seconds": round(seconds, 1), "runs": runs})
     print(f"\nFigures, metrics, parameters and predictions are in {out}.")
     if data == "world" and not study_options.data_dir:
         print("The people of this world are invented. For the real assignment:  run.py --data cs224n")
@@ -135,7 +141,7 @@ def run_once(settings: Settings, files: Files, out: Path) -> dict:
         data = finetuning_data(recipe, files.train, files.corpus, tokenizer, seed, pretrained, files.train_source,
                                files.corpus_source)
         losses["after pretraining" if pretrained else "no pretraining"] = train(
-            settings, recipe.finetune if pretrained else recipe.scratch, model, tokenizer, data, out / f"finetune.{name}")
+            settings, recipe.finetune if pretrained else recipe.scratch, model, tokenizer, data, out / f"{settings.variant}.finetune.{name}")
         save_parameters(out / f"{settings.variant}.{name}.finetune.params", settings, model, tokenizer)
         predictions[name] = ask(settings, model, tokenizer, files, out, name)
 
@@ -146,7 +152,8 @@ def run_once(settings: Settings, files: Files, out: Path) -> dict:
     model = new_model(settings, tokenizer)
     print(f"            {model.num_parameters():,} parameters, {len(tokenizer.characters)} characters")
     documents = pretraining_data(recipe, files.corpus, tokenizer, seed, files.corpus_source)
-    losses["pretraining"] = train(settings, recipe.pretrain, model, tokenizer, documents, out / "pretrain")
+    losses["pretraining"] = train(settings, recipe.pretrain, model, tokenizer, documents,
+                                  out / f"{settings.variant}.pretrain")
     save_parameters(out / f"{settings.variant}.pretrain.params", settings, model, tokenizer)
 
     print(f"[seed {seed}] finetuning after pretraining")
@@ -180,7 +187,7 @@ def questions_of(files: Files, name: str) -> Questions:
 
 def introduce(files: Files) -> None:
     """Say what is read and asked."""
-    documents = [line for line in files.corpus.split("\n") if line]
+    documents = documents_of(files.corpus, files.corpus_source)
     pairs = read_pairs(files.train, files.train_source, answers=True)
     print(f"To read:            {len(documents):,} lines of {files.corpus_source}, such as\n    {documents[0]}")
     print(f"To be trained on:   {len(pairs):,} questions, such as\n    {pairs[0][1]}  {pairs[0][2]}")
@@ -204,7 +211,12 @@ def print_table(marks: dict[str, dict[str, list[float]]], files: Files, seconds:
 
 
 def pretrain(variant: str, corpus_path: str, args, settings: Settings, out: Path) -> None:
-    """Read: train a fresh model on corrupted documents."""
+    """Read: train a fresh model on corrupted documents.
+
+    corpus_path is wiki.txt; args is the command line, from which `required(args, name, command)` takes a flag that must
+    be there; --pretrain_lr and --max_epochs take the place of the recipe's (`with_rate`). Metrics and checkpoints go to
+    out/VARIANT.pretrain, the parameters to --writing_params_path; `report` ends it.
+    """
     writing = required(args, "writing_params_path", "pretrain")
     corpus = read_text(corpus_path)
     tokenizer = make_tokenizer(corpus, corpus_path)
@@ -217,7 +229,12 @@ def pretrain(variant: str, corpus_path: str, args, settings: Settings, out: Path
 
 
 def finetune(variant: str, corpus_path: str, args, settings: Settings, out: Path) -> None:
-    """Train on questions; after pretraining if there are parameters to read, else from scratch."""
+    """Train on questions; after pretraining if there are parameters to read, else from scratch.
+
+    The questions are those of --finetune_corpus_path. With --reading_params_path it is the recipe's `finetune`, without
+    its `scratch`; --finetune_lr and --max_epochs take the place of its numbers. Metrics and checkpoints go to
+    out/VARIANT.finetune.pretrain, or out/VARIANT.finetune.nopretrain, the parameters to --writing_params_path.
+    """
     writing, pairs_path = required(args, "writing_params_path", "finetune"), required(args, "finetune_corpus_path", "finetune")
     corpus, pairs, reading = read_text(corpus_path), read_text(pairs_path), args.reading_params_path
     tokenizer = make_tokenizer(corpus, corpus_path)
@@ -233,7 +250,9 @@ def finetune(variant: str, corpus_path: str, args, settings: Settings, out: Path
 def evaluate(variant: str, corpus_path: str, args, settings: Settings, out: Path) -> None:
     """Answer questions, one prediction a line, and mark them if the answers are known.
 
-    By `predict`, or with `--paraphrases` by `predict_with_paraphrases`.
+    By `predict`, or with --paraphrases by `predict_with_paraphrases`. The questions are those of --eval_corpus_path, which
+    `Questions.check` looks at before they are asked; the model is that of --reading_params_path, and the predictions go to
+    --outputs_path.
     """
     reading, asked = required(args, "reading_params_path", "evaluate"), required(args, "eval_corpus_path", "evaluate")
     outputs = required(args, "outputs_path", "evaluate")
@@ -249,13 +268,17 @@ def evaluate(variant: str, corpus_path: str, args, settings: Settings, out: Path
 
 
 def london(args) -> None:
-    """What is right without any model: always London, and always the commonest answer of the training questions."""
+    """What is right without any model: always London, and always the commonest answer of the training questions.
+
+    Asked is --eval_corpus_path; the training questions are those of --finetune_corpus_path, if it is given.
+    """
     questions = read_questions(required(args, "eval_corpus_path", "london"))
     print("Always London:")
     mark(["London"] * len(questions.questions), questions)
     if args.finetune_corpus_path:
-        answer = majority_answer(read_questions(args.finetune_corpus_path).answers)
-        print(f"Always {answer}, the commonest answer of {args.finetune_corpus_path}:")
+        path = args.finetune_corpus_path
+        answer = majority_answer([answer for _, _, answer in read_pairs(read_text(path), path, answers=True)])
+        print(f"Always {answer}, the commonest answer of {path}:")
         mark([answer] * len(questions.questions), questions)
 
 
@@ -288,9 +311,9 @@ def make_settings(variant: str, recipe: Recipe, options: Options, seed: int) -> 
 def refuse_unused(args) -> None:
     """A flag that the command would not look at is a misunderstanding."""
     for name in sorted(set().union(*COMMANDS.values()) - COMMANDS[args.command]):
-        if getattr(args, name, None):
+        if getattr(args, name, None) not in (None, "") and getattr(args, name) is not False:
             takers = [command for command, flags in COMMANDS.items() if name in flags]
-            raise ValueError(f"{args.command} takes no --{name}; {' and '.join(takers)} do" if len(takers) > 1 else
+            raise ValueError(f"{args.command} takes no --{name}; {', '.join(takers[:-1])} and {takers[-1]} do" if len(takers) > 1 else
                              f"{args.command} takes no --{name}; only {takers[0]} does")
     if args.corpus is not None and args.command in ("study", "london"):
         raise ValueError(f"{args.command} takes no corpus ({args.corpus}); see --help")
@@ -316,7 +339,7 @@ def main() -> None:
     parser.add_argument("variant", nargs="?", default="vanilla", choices=list(VARIANTS))
     parser.add_argument("corpus", nargs="?", help="pretraining corpus, one document a line (wiki.txt)")
     parser.add_argument("--quick", action="store_true", help="the study in seconds, with a tiny model")
-    parser.add_config(Options, "every command")
+    parser.add_config(Options, "study, pretrain, finetune; evaluate takes --device")
     parser.add_config(StudyOptions, "study")
     group = parser.add_argument_group("pretrain, finetune, evaluate, london")
     for name in ("reading_params_path", "writing_params_path", "finetune_corpus_path", "eval_corpus_path", "outputs_path"):
@@ -329,9 +352,9 @@ def main() -> None:
     group.add_argument("--tb_expt_name", help="accepted for the assignment's sake; metrics.jsonl has the losses")
     args = parser.parse_args()
     with one_line_errors():
-        options, out = config_from_args(Options, args), Path(config_from_args(Options, args).out)
+        options = config_from_args(Options, args)
         refuse_unused(args)
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and args.command not in ("pretrain", "finetune"):
+        if process_count() > 1 and args.command not in ("pretrain", "finetune"):
             raise ValueError(f"{args.command} runs in one process; torchrun is for pretrain and finetune")
         if args.command == "study":
             return study(args.variant, options, config_from_args(StudyOptions, args), args.quick)
@@ -342,7 +365,7 @@ def main() -> None:
         recipe = get_recipe(options.recipe or ("quick" if args.quick else "salient"))
         settings = make_settings(args.variant, recipe, options, options.seed)
         command = {"pretrain": pretrain, "finetune": finetune, "evaluate": evaluate}[args.command]
-        command(args.variant, args.corpus, args, settings, out)
+        command(args.variant, args.corpus, args, settings, Path(options.out or "out/birthplace"))
 
 
 if __name__ == "__main__":

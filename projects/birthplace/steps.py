@@ -64,8 +64,14 @@ def save_parameters(path: str | os.PathLike, settings: Settings, model: GPT, tok
 
 def load_parameters(path: str | os.PathLike, settings: Settings, tokenizer: CharTokenizer) -> GPT:
     """The model that `save_parameters` wrote. ValueError if it is of another variant or another corpus."""
-    saved = load_torch(path)
-    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+    return model_from(load_torch(path), path, settings, tokenizer)
+
+
+def model_from(saved, path: str | os.PathLike, settings: Settings, tokenizer: CharTokenizer) -> GPT:
+    """The model of what a file of parameters holds. ValueError, which begins with `path`, as for `load_parameters`."""
+    kinds = {"format": str, "variant": str, "vocabulary": str, "config": dict, "model": dict, "bottleneck_dim": int}
+    if not isinstance(saved, dict) or not all(isinstance(saved.get(name), kind) for name, kind in kinds.items()) or \
+            saved["format"] != FORMAT or not all(isinstance(name, str) for name in [*saved["config"], *saved["model"]]):
         raise ValueError(f"{path}: not written by `run.py pretrain` or `run.py finetune`")
     if saved["variant"] != settings.variant:
         raise ValueError(f"{path}: parameters of variant {saved['variant']}, not {settings.variant}")
@@ -75,7 +81,7 @@ def load_parameters(path: str | os.PathLike, settings: Settings, tokenizer: Char
     config = config_from_dict(GPTConfig, saved["config"], str(path))
     recipe = replace(settings.recipe, model={k: v for k, v in asdict(config).items()
                                              if k not in ("vocab_size", "block_size", "positions")})
-    model = build_model(settings.variant, tokenizer.vocab_size, recipe, saved.get("bottleneck_dim", 0))
+    model = build_model(settings.variant, tokenizer.vocab_size, recipe, saved["bottleneck_dim"])
     try:
         model.load_state_dict(saved["model"])
     except RuntimeError as error:

@@ -2,7 +2,7 @@
 
     run.py study vanilla; run.py study rope        both write to out/birthplace
     run.py submit                                  makes out/birthplace/submission.zip of it, and marks that
-    run.py submit --data cs224n                    if the study was on the assignment's files
+    run.py submit --data cs224n                    the same of out/birthplace_cs224n, where the study with --data cs224n writes
 
 In the zip, under the assignment's names:
 
@@ -25,7 +25,7 @@ from typing import Annotated
 from mingpt.config import Parser, config_from_args
 from mingpt.utils import atomic_path, one_line_errors, write_json
 from projects.birthplace.evaluate import score
-from projects.birthplace.files import Files, load_files
+from projects.birthplace.files import Files, data_named, load_files, study_folder
 from projects.birthplace.grade import (REQUIRED, GradeOptions, check_count, files_of, grade, print_report,
                                        read_predictions)
 from projects.birthplace.recipes import VARIANTS
@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 class SubmitOptions(GradeOptions):
     """What is handed in; and how it is marked for a try."""
 
-    out: Annotated[str, "folder with predictions and parameters; the zip goes there, too"] = "out/birthplace"
+    out: Annotated[str, "folder with predictions and parameters, the study's unless given; the zip goes there, too"] = ""
     code: Annotated[str, "folder with mingpt/ and projects/; this one, unless given"] = ""
     partial: Annotated[bool, "true: hand in what is there, though something is missing"] = False
 
@@ -97,12 +97,12 @@ def write_zip(path: Path, collected: dict[str, Path]) -> None:
 
 
 def submit(options: SubmitOptions) -> dict:
-    """Collect, check, write the zip and mark it. Returns the marks, as `grade` does."""
-    out = Path(options.out)
+    """Collect, check, write the zip, mark it and write grade.json. Returns the marks, as `grade` does."""
+    data = data_named(options.data, options.data_dir)
+    out = Path(options.out or study_folder(data))
     if not out.is_dir():
         raise ValueError(f"{out}: no such folder; `run.py study` writes there, or tell --out")
     collected = collect(out, Path(options.code or ROOT), options.partial)
-    data = options.data or ("cs224n" if options.data_dir else "world")
     check_predictions(collected, load_files(data, options.data_dir))
     write_zip(out / "submission.zip", collected)
     code = sum(name.endswith(".py") for name in collected)
@@ -110,6 +110,7 @@ def submit(options: SubmitOptions) -> dict:
           f"{(out / 'submission.zip').stat().st_size / 1e6:.1f} MB\n\nWhat a marker would see:")
     report = grade(str(out / "submission.zip"), options)
     print_report(report)
+    write_json(out / "grade.json", report)
     return report
 
 
@@ -119,5 +120,4 @@ def main(words: list[str]) -> None:
     parser.add_config(SubmitOptions)
     args = parser.parse_args(words)
     with one_line_errors():
-        options = config_from_args(SubmitOptions, args)
-        write_json(Path(options.out) / "grade.json", submit(options))
+        submit(config_from_args(SubmitOptions, args))

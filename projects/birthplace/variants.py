@@ -198,6 +198,7 @@ def make_variant(variant: str, config: GPTConfig, shift: bool = False, bottlenec
         model = Perceiver(config, bottleneck_dim)
     else:
         model = (Synthesizer if variant == "synthesizer" else ShiftedGPT)(config)
-    # Rotary positions see distances only: shifting them would change nothing. A synthesizer counts from the beginning.
+    # Rotary positions see distances only: shifting them would change nothing. A synthesizer's scores are for places 0, 1, 2
+    # ... of the block; shifting the embeddings of positions would not shift those.
     model.shift = shift and variant in ("vanilla", "perceiver")
     return model
