@@ -70,7 +70,7 @@ def plot_distributions(path: Path, outputs: dict, betas: tuple, n: int, radial: 
             for axes, beta in zip(row, betas):
                 draws = outputs[name][beta]
                 share = torch.histogram(draws, edges).hist / len(draws)
-                axes.bar(edges[:-1], share, 1 / 40, align="edge", color=STYLES[name], alpha=0.6, label="measured")
+                axes.bar(edges[:-1].numpy(), share.numpy(), 1 / 40, align="edge", color=STYLES[name], alpha=0.6, label="measured")
                 scale, shift, mean, std = theory.a_weight_law(heads, beta, n, radial)
                 cdf = theory.logistic_normal_cdf(((inner - shift) / scale).clamp(1e-12, 1 - 1e-12), mean, std)
                 cdf[(inner - shift) / scale >= 1] = 1.0
