@@ -40,8 +40,8 @@ class GPTConfig:
     `positions` is "learned" (a table `wpe` added to the embeddings) or "rotary" (queries and keys turned by an angle
     that grows with the position; Su et al. 2021). `qk_norm` scales queries and keys to unit root mean square, which
     bounds the attention scores (Henry et al. 2020). `tie_weights`: the output layer multiplies by the table of token
-    embeddings, as in GPT-2. `dropout` is a probability, and 0 outside of training. `attention` is "auto" for the fastest of the three functions below,
-    or the name of one: "explicit", "batched" or "fused".
+    embeddings, as in GPT-2. `dropout` is a probability, and 0 outside of training. `attention` is "auto" for the fastest of
+    the three functions below, or the name of one: "explicit", "batched" or "fused".
     """
 
     vocab_size: int = 50257

@@ -68,8 +68,8 @@ def test_the_command(tmp_path, capsys, error_line):
     analysis.main(["rope", corpus, "--reading_params_path", str(tmp_path / "p"), "--finetune_corpus_path",
                    str(WORLD / "birth_places_train.tsv"), "--eval_corpus_path", str(WORLD / "birth_dev.tsv"),
                    "--out", str(tmp_path), "--device", "cpu"])
-    results = json.loads(read_text(tmp_path / "analysis.json"))
-    assert results["right"]["questions"] == 40 and (tmp_path / "analysis.png").stat().st_size > 10_000
+    results = json.loads(read_text(tmp_path / "rope.analysis.json"))
+    assert results["right"]["questions"] == 40 and (tmp_path / "rope.analysis.png").stat().st_size > 10_000
     for groups in ("position of the place", "others with the given name", "training questions with the true place", "answer is", analysis.PARAPHRASED):
         assert sum(cell["questions"] for cell in results[groups].values()) == 40
     assert list(results["ways of asking"]) == [*(way.format("X") for way in PARAPHRASES), "all together"]

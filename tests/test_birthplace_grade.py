@@ -105,7 +105,7 @@ BROKEN = {
         "pretrain and finetune: train as long as they are told, and write parameters", "does not end with the parameters"),
     "london says Paris": (
         "projects/birthplace/run.py", 'mark(["London"] * len', 'mark(["Paris"] * len',
-        "london: what London and the commonest answer score", "london does not print 'Correct: 1 out of 20: 5.0%'"),
+        "london: what London and the commonest answer score", "london does not print 'Correct: 3 out of 20: 15.0%'"),
     "a line of predictions too many": (
         "vanilla.pretrain.dev.predictions", "Zürich\nOslo\nRome\nBern\nLima\nOslo\nParis\nRiga\n",
         "Zürich\nOslo\nRome\nBern\nLima\nOslo\nParis\nRiga\nRome\n",

@@ -123,6 +123,7 @@ def test_london_on_the_real_dev_set_is_five_percent(cs224n_files, monkeypatch, c
     (["--quick", "--device", "tpu"], "error: device 'tpu' cannot be used here"),
     (["--max_epochs", "5"], "error: study takes no --max_epochs; pretrain and finetune do"),
     (["pretrain", "vanilla", WIKI, "--seeds", "3"], "error: pretrain takes no --seeds; only study does"),
+    (["evaluate", "vanilla", WIKI, "--bottleneck_dim", "64"], "error: evaluate needs --reading_params_path"),
     (["pretrain", "vanilla", WIKI, "--seeds", "0"], "error: pretrain takes no --seeds; only study does"),
     (["evaluate", "vanilla", WIKI, "--recipe", "handout"], "error: evaluate takes no --recipe; study, pretrain and finetune do"),
     (["london", "--eval_corpus_path", DEV, "--device", "cpu"], "error: london takes no --device"),
@@ -158,6 +159,17 @@ def test_parameters_of_another_variant_corpus_or_program_are_refused(finetuned, 
     torch.save({"weights": torch.zeros(1)}, tmp_path / "p")
     with pytest.raises(ValueError, match="p: not written by `run.py pretrain`"):
         load_parameters(tmp_path / "p", Settings("vanilla", quick), tokenizer)
+
+
+def test_a_bottleneck_of_another_width_is_refused(tmp_path):
+    tokenizer, quick = make_tokenizer(read_text(WIKI)), get_recipe("quick")
+    settings = Settings("perceiver", quick, bottleneck_dim=16)
+    save_parameters(tmp_path / "p", settings, new_model(settings, tokenizer), tokenizer)
+    for asked in (0, 16):
+        assert load_parameters(tmp_path / "p", Settings("perceiver", quick, bottleneck_dim=asked), tokenizer).bottleneck_dim == 16
+    with pytest.raises(ValueError, match="p: a perceiver of bottleneck_dim 16, not 64"):
+        load_parameters(tmp_path / "p", Settings("perceiver", quick, bottleneck_dim=64), tokenizer)
+    assert new_model(Settings("perceiver", quick), tokenizer).bottleneck_dim == 32
 
 
 def test_parameters_carry_their_own_shape(tmp_path):

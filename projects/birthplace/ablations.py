@@ -97,7 +97,7 @@ class AblationOptions:
     out: Annotated[str, "folder for everything that is written"] = "out/birthplace_ablations"
     data: Annotated[str, "world, or cs224n (downloaded, or --data_dir)"] = ""
     data_dir: Annotated[str, "folder with the assignment's files, instead of a download"] = ""
-    people: Annotated[int, "cs224n: how many people, in order of the shuffled training questions; 0: all, and all documents"] = 700
+    people: Annotated[int, "cs224n: how many people, in the order of shuffled training questions; 0: all, and all documents"] = 700
     variant: Annotated[str, f"the model that is changed: {', '.join(VARIANTS)}"] = "vanilla"
     reading_params_path: Annotated[str, "finetune these parameters, of all documents, instead of pretraining"] = ""
     recipe: Annotated[str, f"{', '.join(RECIPES)}; world or salient, by the data, unless given"] = ""
@@ -117,7 +117,8 @@ class AblationOptions:
         if self.variant not in VARIANTS:
             raise ValueError(f"--variant is {self.variant!r}; it must be one of {', '.join(VARIANTS)}")
         if self.reading_params_path and (self.people or not (self.data == "cs224n" or self.data_dir)):
-            raise ValueError("--reading_params_path needs --data cs224n (or --data_dir) and --people 0: pretraining has read all documents")
+            raise ValueError("--reading_params_path needs --data cs224n (or --data_dir) and --people 0: pretraining has read all "
+                             "documents")
         for name in self.names:
             if name not in CHANGES:
                 raise ValueError(f"no change is called {name!r}; there are: {'; '.join(CHANGES)}")
@@ -171,7 +172,8 @@ def run_one(change: Change, recipe: Recipe, files: Files, tokenizer, options: Ab
 def report(runs: dict[str, list[dict]], out: Path, about: str) -> None:
     """The table, printed and as Markdown, and the figure."""
     base = [run["percent"] for run in runs.get("recipe", [])]
-    lines = [about, "", "| change | right answers | asked in four ways | difference of the first, seed by seed |", "|---|---|---|---|"]
+    lines = [about, "", "| change | right answers | asked in four ways | difference of the first, seed by seed |",
+             "|---|---|---|---|"]
     for name, those in runs.items():
         percent = [run["percent"] for run in those]
         gained = [run["percent"] - base[i] for i, run in enumerate(those)] if len(base) == len(those) else []
@@ -184,14 +186,16 @@ def report(runs: dict[str, list[dict]], out: Path, about: str) -> None:
         for y, (name, those) in enumerate(runs.items()):
             percent = [run["percent"] for run in those]
             axes.barh(y, np.mean(percent), color=COLORS["grey" if name == "recipe" else "blue"], height=0.7)
-            beside = y + 0.14 * (np.arange(len(percent)) - (len(percent) - 1) / 2)  # so that equal results do not hide each other
+            beside = y + 0.14 * (np.arange(len(percent)) - (len(percent) - 1) / 2)  # equal results do not hide each other
             axes.plot(percent, beside, ".", color="black", ms=5)
         if base:
             axes.axvline(np.mean(base), color="black", lw=0.8, ls="--")
         axes.set_yticks(range(len(runs)), list(runs))
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
-        axes.set(xlabel="right answers, asked once (%); dashed: the recipe" + ("; dots: single seeds" if len(percent) > 1 else ""), xlim=(0, 100), title="The recipe, and one change at a time")
+        seeds = max(len(those) for those in runs.values())
+        marked = "; dashed: the recipe" * bool(base) + "; dots: single seeds" * (seeds > 1)
+        axes.set(xlabel="right answers, asked once (%)" + marked, xlim=(0, 100), title="The recipe, and one change at a time")
 
 
 def wanted(options: AblationOptions, recipe: Recipe) -> list[str]:

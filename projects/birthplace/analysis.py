@@ -1,12 +1,12 @@
 """What a finetuned model knows, and whether it knows that it knows.
 
     python projects/birthplace/run.py analyze vanilla wiki.txt --reading_params_path vanilla.finetune.params \\
-        --finetune_corpus_path birth_places_train.tsv --eval_corpus_path birth_dev.tsv --out out/birthplace
+        --finetune_corpus_path birth_places_train.tsv --eval_corpus_path birth_dev.tsv
 
 Asks every question, and the same of people who do not exist, and sorts the answers: by where in the biography the place
 stands, by how many people share the given name, by how often the place was an answer in training, by whether the answer
 is a place of training at all, by whether it stays the same when the question is put in other words, and by how sure the
-model was. Writes analysis.png and analysis.json.
+model was. Writes VARIANT.analysis.png and VARIANT.analysis.json beside the parameters.
 """
 
 from collections import Counter
@@ -50,7 +50,7 @@ class Answer:
 
 
 def describe_answers(questions: Questions, said: list[str], sure: list[float], to_paraphrases: list[list[str]], corpus: str,
-                 training: Counter) -> list[Answer]:
+                     training: Counter) -> list[Answer]:
     """Look up what may explain each answer. A biography is a document that begins with the name."""
     biographies: dict[str, list[str]] = {}
     for document in corpus.split("\n"):
@@ -85,7 +85,8 @@ def bin_of(value: int, edges: list[int], unit: str = "") -> tuple[int, str]:
 
 
 def by_position(answer: Answer) -> tuple[int, str]:
-    """Where the place ends in the biography, and whether the assignment's random gaps get that far; after all bins: why it is not known."""
+    """Where the place ends in the biography, whether the assignment's random gaps get that far, and after all bins why that is
+    not known."""
     if not answer.documents:
         return 100, "no biography"
     if answer.place_ends is None:
@@ -136,15 +137,16 @@ def plot(path: Path, answers: list[Answer], prior: Counter, said_of_strangers: l
                  ylabel="right answers, as a share", xlim=(0, 1), ylim=(0, 1))
         sure.legend(loc="upper left")
         for axes, group, title, label in (
-                (where, by_position, "Where in the biography does the place stand?", "last character of the place in its biography"),
+                (where, by_position, "Where in the biography does the place stand?", "last character of the place there"),
                 (names, by_place, "How often was the place an answer in training?", "training questions with that answer")):
             groups = grouped(answers, group)
             shares = [100 * np.mean(right) for right in groups.values()]
             low, high = zip(*(wilson(right) for right in groups.values()))
-            axes.bar(range(len(groups)), shares, 0.6, color=COLORS["sky"],
-                     yerr=[np.maximum(0, np.subtract(shares, low)), np.maximum(0, np.subtract(high, shares))], ecolor="black", capsize=3)
+            beyond = [np.maximum(0, np.subtract(shares, low)), np.maximum(0, np.subtract(high, shares))]
+            axes.bar(range(len(groups)), shares, 0.6, color=COLORS["sky"], yerr=beyond, ecolor="black", capsize=3)
             axes.set_xticks(range(len(groups)), [f"{name}\n({len(right)})" for name, right in groups.items()])
-            axes.set(title=title, xlabel=label + "  (number of questions)", ylabel="right answers (%), 95 % interval", ylim=(0, 100))
+            axes.set(title=title, xlabel=label + "  (number of questions)", ylabel="right answers (%), 95 % interval",
+                     ylim=(0, 100))
             axes.grid(axis="x", visible=False)
         said, total = Counter(said_of_strangers), sum(prior.values())
         places = [place for place, _ in (said + Counter()).most_common(10)]
@@ -205,11 +207,11 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("corpus", help="the corpus that was pretrained on")
     for name in ("reading_params_path", "finetune_corpus_path", "eval_corpus_path"):
         parser.add_argument(f"--{name}", metavar="PATH", required=True)
-    parser.add_argument("--out", default="out/birthplace", metavar="DIR")
+    parser.add_argument("--out", metavar="DIR", help="that of --reading_params_path, unless given")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(words)
     with one_line_errors():
-        corpus, out = read_text(args.corpus), Path(args.out)
+        corpus, out = read_text(args.corpus), Path(args.out or Path(args.reading_params_path).parent)
         tokenizer = make_tokenizer(corpus, args.corpus)
         model = load_parameters(args.reading_params_path, Settings(args.variant, get_recipe("salient")), tokenizer)
         model.to(pick_device(args.device))
@@ -227,6 +229,7 @@ def main(words: list[str] | None = None) -> None:
         results = analyze(answers, prior, said_of_strangers, confidences(model, tokenizer, nobody, said_of_strangers))
         paraphrases = marks_of_paraphrases(together, each, questions.answers)
         print("Right in %, by the way of asking: " + "; ".join(f"{form} {percent:.1f}" for form, percent in paraphrases.items()))
-        write_json(out / "analysis.json", {"variant": args.variant, **results, "ways of asking": paraphrases})
-        plot(out / "analysis.png", answers, prior, said_of_strangers, f"{args.variant} on {Path(args.corpus).resolve().parent.name}")
-        print(f"Written to {out}: analysis.json, analysis.png")
+        write_json(out / f"{args.variant}.analysis.json", {"variant": args.variant, **results, "ways of asking": paraphrases})
+        plot(out / f"{args.variant}.analysis.png", answers, prior, said_of_strangers,
+             f"{args.variant} on {Path(args.corpus).resolve().parent.name}")
+        print(f"Written to {out}: {args.variant}.analysis.json, {args.variant}.analysis.png")

@@ -96,31 +96,36 @@ class Exam:
         return "\n".join(f"{question}\t{answer}" for question, answer in self.pairs)
 
     @property
-    def gold(self) -> list[str]:
-        """Other answers to the same questions: some London, and some the commonest of the pairs."""
-        london, common, n = 1 + self.seed % 7, 8 + self.seed // 7 % 4, len(self.pairs)
-        return ["London"] * london + [self.commonest] * common + ["Atlantis"] * (n - london - common)
+    def training_text(self) -> str:
+        """The questions that the commands train on: as the pairs, but one answer is commoner than all others."""
+        return "".join(f"{question}\t{self.commonest if i % 3 == 1 else answer}\n"
+                       for i, (question, answer) in enumerate(self.pairs))
+
+    @property
+    def commonest(self) -> str:
+        """That answer: neither the first nor the last in the alphabet."""
+        return sorted(answer for _, answer in self.pairs)[len(self.pairs) // 2]
+
+    def gold(self, said: list[str] | None) -> list[str]:
+        """What counts as right of the commands' answers: some London, some the commonest, and some what `evaluate` should
+        say, where the solution tells that."""
+        london, common = 1 + self.seed % 5, 6 + self.seed // 5 % 4
+        others = [answer.strip() or "Atlantis" for answer in said or [""] * len(self.pairs)]
+        return ["London"] * london + [self.commonest] * common + others[london + common :]
 
     @property
     def epochs(self) -> int:
         """How long the commands are told to train."""
         return 2 + self.seed % 3
 
-    @property
-    def commonest(self) -> str:
-        """The answer that the pairs have most often; of several, the first in the alphabet."""
-        answers = [answer for _, answer in self.pairs]
-        return min(answers, key=lambda answer: (-answers.count(answer), answer))
+    def gold_text(self, said: list[str] | None) -> str:
+        """The questions with these answers, as the text of a TSV file."""
+        return "".join(f"{question}\t{answer}\n" for (question, _), answer in zip(self.pairs, self.gold(said)))
 
     @property
     def letters(self) -> str:
-        """The vocabulary of a corpus that is made of these lines."""
-        return PAD + MASK + "".join(sorted(set(" ".join(self.gold_text.split()))))
-
-    @property
-    def gold_text(self) -> str:
-        """The questions with these answers, as the text of a TSV file."""
-        return "".join(f"{question}\t{answer}\n" for (question, _), answer in zip(self.pairs, self.gold))
+        """A corpus of the questions' characters, for a model that says various things."""
+        return " ".join(self.pairs_text.split())
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -381,12 +386,13 @@ ALL_OF_COMMANDS = (("pretrain and finetune: train as long as they are told, and 
                    ("london: what London and the commonest answer score", 1))
 
 
-def mark_commands(exam: Exam, raw, solution: Callable[[Exam, str], list[str]] | None) -> list[Line]:
+def mark_commands(exam: Exam, raw, said: list[str] | None) -> list[Line]:
     """The lines of the assignment's commands. Raises Malformed where nothing can be judged.
 
-    solution: gives the answers of the evaluated parameters for that vocabulary, if it is there.
+    said: what `evaluate` should answer, if the solution is there to tell.
     """
-    parts = {"errors": dict, "printed": dict, "letters": str}
+    gold = exam.gold(said)
+    parts = {"errors": dict, "printed": dict}
     if not isinstance(raw, dict) or not all(isinstance(raw.get(name), kind) for name, kind in parts.items()):
         raise Malformed("no account of the commands")
 
@@ -395,28 +401,30 @@ def mark_commands(exam: Exam, raw, solution: Callable[[Exam, str], list[str]] | 
 
     def prints_marks(command: str, *said: list[str]) -> str | None:
         for answers in said:
-            right, n = sum(a == b for a, b in zip(answers, exam.gold)), len(exam.gold)
+            right, n = sum(a == b for a, b in zip(answers, gold)), len(gold)
             line = f"Correct: {right} out of {n}: {100 * right / n:.1f}%"
             if line not in str(raw["printed"].get(command)):
                 return f"{command} does not print {line!r}"
 
     documents = round(len(exam.pairs) / 3)  # of the quick recipe, a quarter of what is finetuned on
     steps = {"pretrain": exam.epochs * math.ceil(len(exam.documents) / 16),
-             "finetune": exam.epochs * math.ceil((len(exam.pairs) + documents) / 16)}
+             "finetune": exam.epochs * math.ceil((len(exam.pairs) + documents) / 16),
+             "scratch": exam.epochs * math.ceil(len(exam.pairs) / 16)}
     trained = next((f"{name} took {raw.get(f'{name} steps')} steps for {exam.epochs} epochs, not {n}"
                     for name, n in steps.items() if raw.get(f"{name} steps") != n), None)
     if not trained and not (type(raw.get("moved")) is float and raw["moved"] < 1e-5):
         trained = "finetune at a rate of almost 0 does not end with the parameters that it reads"
-    predictions, n = str(raw.get("predictions", "")).split("\n")[:-1], len(exam.pairs)
+    if not trained and not (type(raw.get("learned")) is float and raw["learned"] > 1e-4):
+        trained = "pretrain writes a model that has learned nothing"
+    predictions, n = str(raw.get("predictions", "")).split("\n"), len(exam.pairs)
+    predictions = predictions if predictions[-1] else predictions[:-1]
     if len(predictions) != n:
         written = f"{len(predictions)} predictions for {n} questions"
-    elif sorted(raw["letters"]) != sorted(exam.letters):
-        written = "the vocabulary is not made of PAD, MASK and the characters of the corpus"
-    elif solution and sum(a != b for a, b in zip(predictions, solution(exam, raw["letters"]))) > 2:  # as in `predict`'s line
+    elif said and sum(a != b for a, b in zip(predictions, said)) > 2:  # two characters may be equally likely
         written = "the predictions are not what the parameters answer"
     else:
         written = prints_marks("evaluate", predictions)
-    problems = (failed("pretrain", "finetune") or trained, failed("evaluate") or written,
+    problems = (failed("pretrain", "finetune", "scratch") or trained, failed("evaluate") or written,
                 failed("london") or prints_marks("london", ["London"] * n, [exam.commonest] * n))
     return [full_or_nothing(COMMANDS, name, of, problem) for (name, of), problem in zip(ALL_OF_COMMANDS, problems)]
 

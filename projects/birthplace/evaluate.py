@@ -73,7 +73,8 @@ def predict_with_paraphrases(model: GPT, tokenizer: CharTokenizer,
     proposals = [sorted({answer for answer in those if max(map(len, prompts)) + len(MASK + answer) <= model.config.block_size})
                  for prompts, those in zip(asked, said)]
     trials = [(prompt, answer) for prompts, proposed in zip(asked, proposals) for answer in proposed for prompt in prompts]
-    log_p = dict(zip(trials, log_likelihoods(model, tokenizer, [prompt for prompt, _ in trials], [answer for _, answer in trials])))
+    log_p = dict(zip(trials, log_likelihoods(model, tokenizer, [prompt for prompt, _ in trials],
+                                             [answer for _, answer in trials])))
     answers = [max(proposed, key=lambda answer: sum(log_p[prompt, answer] for prompt in prompts))
                for prompts, proposed in zip(asked, proposals)]
     return answers, said

@@ -21,7 +21,8 @@ def plot_losses(path: Path, pretraining: list[list[float]], finetuning: dict[str
     """
     with figure(path, width=9.0, height=3.6, columns=2) as (left, right):
         for i, losses in enumerate(pretraining):
-            left.plot(*smooth(losses), color=COLORS["blue"], alpha=0.8, label="documents with gaps (all characters)" if i == 0 else None)
+            left.plot(*smooth(losses), color=COLORS["blue"], alpha=0.8,
+                      label="documents with gaps (all characters)" if i == 0 else None)
         left.set(title=f"Pretraining, {about}", xlabel="step (running mean over up to 20)", ylabel="loss (nats per character)")
         for (name, runs), color in zip(finetuning.items(), (COLORS["grey"], COLORS["green"])):
             for i, losses in enumerate(runs):

@@ -62,9 +62,10 @@ def data_named(data: str, data_dir: str | os.PathLike) -> str:
     return data or ("cs224n" if data_dir else "world")
 
 
-def study_folder(data: str, quick: bool = False) -> str:
+def study_folder(data: str, data_dir: str | os.PathLike = "", quick: bool = False) -> str:
     """Where the study writes unless told: a look at the world does not overwrite an hour's run on the assignment's files."""
-    return "out/birthplace" + ("" if data == "world" else f"_{data}") + "_quick" * quick
+    name = Path(data_dir).resolve().name if data_dir else "" if data == "world" else data
+    return "out/birthplace" + f"_{name}" * bool(name) + "_quick" * quick
 
 
 def load_files(data: str, data_dir: str | os.PathLike = "") -> Files:

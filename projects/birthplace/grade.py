@@ -28,7 +28,7 @@ from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.utils import one_line_errors, read_text, write_json
 from projects.birthplace import checks, sandbox
 from projects.birthplace.checks import Exam, Line, Malformed, full_or_nothing
-from projects.birthplace.dataset import make_tokenizer, read_pairs
+from projects.birthplace.dataset import documents_of, make_tokenizer, read_pairs
 from projects.birthplace.evaluate import majority_answer, score
 from projects.birthplace.files import Files, Questions, data_named, load_files
 from projects.birthplace.recipes import VARIANTS
@@ -71,6 +71,7 @@ def grade(submission: str, options: GradeOptions) -> dict:
     options = replace(options, full_marks_at=options.full_marks_at or FULL_MARKS_AT.get(options.data, 0.0))
     files = load_files(options.data, options.data_dir)
     check_marks(files, options)
+    documents_of(files.corpus, files.corpus_source)
     with tempfile.TemporaryDirectory(prefix="grade-") as name:
         folder = Path(name)
         ignored = sandbox.unpack(submission, folder)
@@ -210,15 +211,16 @@ def mark_accuracy(variant: str, predictions: list[str], files: Files, options: G
 
 def mark_code(folder: Path, variants: list[str], exam: Exam, limits: sandbox.Limits) -> list[Line]:
     """The lines of what the submission's code does."""
+    said = reference.evaluated(exam) if HAS_SOLUTION else None
     probes = [("vocabulary", {"text": exam.text}),
               ("corruption", {"text": exam.text, "block_size": checks.BLOCK_SIZE, "seed": exam.seed,
                               "draws": exam.draws}),
               ("questions", {"text": exam.text, "pairs": exam.pairs_text, "block_size": checks.BLOCK_SIZE}),
-              ("commands", {"text": "\n".join(exam.documents), "pairs": exam.pairs_text, "asked": exam.gold_text,
-                            "epochs": exam.epochs, "seed": exam.seed}),
               ("answers", {"characters": exam.characters, "seeds": exam.seeds, "asked": exam.asked}),
               *(("logits", {"variant": variant, "vocab_size": exam.V, "seed": exam.seed, "rows": exam.rows})
-                for variant in variants)]
+                for variant in variants),
+              ("commands", {"text": "\n".join(exam.documents), "pairs": exam.training_text, "asked": exam.gold_text(said),
+                            "letters": exam.letters, "epochs": exam.epochs, "seed": exam.seed})]
     missing = [name for name in NEEDED_CODE if not (folder / name).is_file()]
     results, ended = [], f"the submission has no {', '.join(missing)}"
     if not missing:
@@ -242,12 +244,12 @@ def mark_code(folder: Path, variants: list[str], exam: Exam, limits: sandbox.Lim
             lines += [Line(group, name, of, 0.0, str(error)) for name, of in names]
     lines.append(checks.mark_dtypes(dtypes))
     try:
-        lines += checks.mark_commands(exam, answer(3), reference.evaluated if HAS_SOLUTION else None)
+        lines += checks.mark_commands(exam, answer(len(probes) - 1), said)
     except Malformed as error:
         lines += [Line(checks.COMMANDS, name, of, 0.0, str(error)) for name, of in checks.ALL_OF_COMMANDS]
-    lines.append(mark_model(*ANSWERS_LINE, lambda: reference.other_answers(exam, answer(4))) if HAS_SOLUTION else
+    lines.append(mark_model(*ANSWERS_LINE, lambda: reference.other_answers(exam, answer(3))) if HAS_SOLUTION else
                  Line(MODEL, *ANSWERS_LINE, None, MARKER))
-    for i, variant in enumerate(variants, 5):
+    for i, variant in enumerate(variants, 4):
         lines.append(mark_model(f"{variant}: causal", 6, lambda: checks.sees_the_future(exam, answer(i)) or
                                 HAS_SOLUTION and reference.other_logits(exam, variant, answer(i))))
     return lines

@@ -2,7 +2,8 @@
 
 `sandbox.run_untrusted` copies this file next to the submission's modules and runs it there, in a process that the
 submission can do anything with. So no verdict is made here, and nothing that is written here is believed: `grade.py`
-chose the questions, gets raw answers (characters, indices, logits) and marks them in its own process.
+chose the questions, gets raw answers (characters, indices, logits) and marks them in its own process. (`submitted` is another
+matter: it runs beside our own code, in a process of its own because of the file that it reads.)
 
 The same functions, called in the marker's process, give the answers of our own code.
 """
@@ -67,11 +68,11 @@ def answers(characters: str, seeds: list[int], asked: list[str]) -> list[list[st
     return [list(predict(speaker(tokenizer.vocab_size, seed), tokenizer, asked)) for seed in seeds]
 
 
-def commands(text: str, pairs: str, asked: str, epochs: int, seed: int) -> dict:
+def commands(text: str, pairs: str, asked: str, letters: str, epochs: int, seed: int) -> dict:
     """The assignment's four commands, run on files of these texts. What they print and write, as it is.
 
-    Steps are the lines of their metrics. Finetuning is at a rate of almost 0, and "moved" is by how much it changed what
-    pretraining wrote. Evaluated is `speaker`.
+    Steps are the lines of their metrics. "learned" is by how much pretraining changed a fresh model; finetuning is at a rate
+    of almost 0, and "moved" is by how much it changed that. Evaluated is `speaker`, with the corpus `letters`.
     """
     import contextlib
     import io
@@ -79,41 +80,63 @@ def commands(text: str, pairs: str, asked: str, epochs: int, seed: int) -> dict:
     from projects.birthplace import run
     from projects.birthplace.dataset import make_tokenizer
     from projects.birthplace.recipes import get_recipe
-    from projects.birthplace.steps import Settings, load_parameters, save_parameters
+    from projects.birthplace.steps import Settings, load_parameters, new_model, save_parameters
 
-    for name, content in (("wiki.txt", text), ("pairs.tsv", pairs), ("asked.tsv", asked), ("letters.txt", " ".join(asked.split()))):
+    for name, content in (("wiki.txt", text), ("pairs.tsv", pairs), ("asked.tsv", asked), ("letters.txt", letters)):
         Path(name).write_text(content, encoding="utf-8")
-    settings = Settings("vanilla", get_recipe("quick"))
-    letters = make_tokenizer(" ".join(asked.split()))
-    model = speaker(letters.vocab_size, seed)
-    save_parameters("evaluated.params", settings, model, letters)
+    settings, tokenizer = Settings("vanilla", get_recipe("quick")), make_tokenizer(letters)
+    model = speaker(tokenizer.vocab_size, seed)
+    save_parameters("evaluated.params", settings, permuted(model, tokenizer.characters), tokenizer)
     trained = ["--quick", "--out", "out", "--max_epochs", str(epochs), "--device", "cpu"]
     lines = {
         "pretrain": ["vanilla", "wiki.txt", "--writing_params_path", "pretrain.params", *trained],
         "finetune": ["vanilla", "wiki.txt", "--reading_params_path", "pretrain.params", "--writing_params_path",
                      "finetune.params", "--finetune_corpus_path", "pairs.tsv", "--finetune_lr", "1e-9", *trained],
+        "scratch": ["vanilla", "wiki.txt", "--writing_params_path", "scratch.params", "--finetune_corpus_path", "pairs.tsv",
+                    *trained],
         "evaluate": ["vanilla", "letters.txt", "--reading_params_path", "evaluated.params", "--eval_corpus_path", "asked.tsv",
                      "--outputs_path", "predictions", "--device", "cpu"],
         "london": ["--eval_corpus_path", "asked.tsv", "--finetune_corpus_path", "pairs.tsv"]}
-    found: dict = {"errors": {}, "printed": {}, "letters": letters.characters}
+    found: dict = {"errors": {}, "printed": {}}
     for command, words in lines.items():
-        sys.argv, printed = ["run.py", command, *words], io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+        name = "finetune" if command == "scratch" else command
+        sys.argv, printed = ["run.py", name, *words], io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
         try:
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
                 run.main()
-        except BaseException as error:  # NotImplementedError, or SystemExit after a message
+        except BaseException as error:
             found["errors"][command] = describe(error)
-        printed.flush()
-        found["printed"][command] = printed.buffer.getvalue().decode("utf-8")[-2000:]
-    for command, folder in (("pretrain", "vanilla.pretrain"), ("finetune", "vanilla.finetune.pretrain")):
+        with contextlib.suppress(ValueError):  # where the command has closed it
+            printed.flush()
+            found["printed"][command] = printed.buffer.getvalue().decode("utf-8", "replace")[-2000:]
+        if found["errors"].get(command, "").startswith("SystemExit"):  # after a message
+            found["errors"][command] = found["printed"].get(command, "").strip().split("\n")[-1][:300]
+    for command, folder in (("pretrain", "vanilla.pretrain"), ("finetune", "vanilla.finetune.pretrain"),
+                            ("scratch", "vanilla.finetune.nopretrain")):
         metrics = Path("out", folder, "metrics.jsonl")
         found[f"{command} steps"] = len(metrics.read_text(encoding="utf-8").splitlines()) if metrics.exists() else 0
-    if Path("pretrain.params").exists() and Path("finetune.params").exists():
-        before, after = (load_parameters(f"{name}.params", settings, make_tokenizer(text)).state_dict() for name in ("pretrain", "finetune"))
-        found["moved"] = max((before[name] - after[name]).abs().max().item() for name in before)
+    try:
+        fresh = new_model(settings, make_tokenizer(text)).state_dict()
+        read, moved = (load_parameters(f"{name}.params", settings, make_tokenizer(text)).state_dict()
+                       for name in ("pretrain", "finetune"))
+        found["learned"] = max((read[name] - fresh[name]).abs().max().item() for name in fresh)
+        found["moved"] = max((read[name] - moved[name]).abs().max().item() for name in fresh)
+    except Exception as error:
+        found["errors"].setdefault("finetune", describe(error))
     if Path("predictions").exists():
-        found["predictions"] = Path("predictions").read_text(encoding="utf-8")
+        found["predictions"] = Path("predictions").read_text(encoding="utf-8", errors="replace")
     return found
+
+
+def permuted(model, characters: str):
+    """The model with its embeddings in the order of these characters, instead of the specified one: it says the same."""
+    import torch
+
+    order = [sorted(characters[2:]).index(character) + 2 if i > 1 else i for i, character in enumerate(characters)]
+    with torch.no_grad():
+        for weight in {model.transformer.wte.weight, model.lm_head.weight}:
+            weight.copy_(weight[order])
+    return model
 
 
 def speaker(vocab_size: int, seed: int):

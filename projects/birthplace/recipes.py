@@ -93,7 +93,8 @@ def _world() -> Recipe:
 def _quick() -> Recipe:
     """A look at every step in seconds; learns next to nothing."""
     phase = Phase(TrainerConfig(max_iters=12, batch_size=16), MUON)
-    return Recipe(phase, phase, phase, salient=0.1, recall=0.8, shift=True, mixed=0.25, model=dict(n_layer=2, n_head=4, n_embd=64))
+    return Recipe(phase, phase, phase, salient=0.1, recall=0.8, shift=True, mixed=0.25,
+                  model=dict(n_layer=2, n_head=4, n_embd=64))
 
 
 RECIPES = {"salient": _salient, "world": _world, "handout": _handout, "quick": _quick}

@@ -52,7 +52,7 @@ COMMANDS = {  # each with its flags
     "study": TRAINING | {"data", "data_dir", "seeds"},
     "pretrain": TRAINING | {"writing_params_path", "pretrain_lr", "max_epochs"},
     "finetune": TRAINING | {"reading_params_path", "writing_params_path", "finetune_corpus_path", "finetune_lr", "max_epochs"},
-    "evaluate": {"device", "reading_params_path", "eval_corpus_path", "outputs_path", "paraphrases"},
+    "evaluate": {"device", "bottleneck_dim", "reading_params_path", "eval_corpus_path", "outputs_path", "paraphrases"},
     "london": {"eval_corpus_path", "finetune_corpus_path"},
 }
 OTHERS = {  # commands with a module, flags and --help of their own
@@ -65,12 +65,12 @@ MARKS = {"dev": "people read about, asked once", "dev.paraphrases": "people read
 
 @dataclass(frozen=True)
 class Options:
-    """What the commands understand that train; evaluate takes --device alone."""
+    """What the commands understand that train; evaluate takes --device and --bottleneck_dim."""
 
-    out: Annotated[str, "folder for everything that is written; out/birthplace, or a study's own, unless given"] = ""
+    out: Annotated[str, "folder for all that is written; one for each kind of study, and one for the commands, unless given"] = ""
     recipe: Annotated[str, f"{', '.join(RECIPES)}; unless given, salient, but world for the study of the world"] = ""
     seed: Annotated[int, "first seed"] = 0
-    bottleneck_dim: Annotated[int, "learned vectors in the middle of a new perceiver"] = 32
+    bottleneck_dim: Annotated[int, "learned vectors in the middle of a perceiver; 32, or what it has that is read"] = 0
     device: Annotated[str, "auto, cpu, cuda, mps"] = "auto"
     dtype: Annotated[str, "auto, float32, bfloat16, float16"] = "auto"
     resume: Annotated[bool, "true: go on from the checkpoints in the folder"] = False
@@ -100,7 +100,7 @@ def study(variant: str, options: Options, study_options: StudyOptions, quick: bo
     data = data_named(study_options.data, study_options.data_dir)
     files = load_files(data, study_options.data_dir)
     recipe_name = options.recipe or ("quick" if quick else "world" if data == "world" else "salient")
-    recipe, out = get_recipe(recipe_name), Path(options.out or study_folder(data, quick))
+    recipe, out = get_recipe(recipe_name), Path(options.out or study_folder(data, study_options.data_dir, quick))
     introduce(files)
 
     runs = []
@@ -113,14 +113,16 @@ def study(variant: str, options: Options, study_options: StudyOptions, quick: bo
     marks = {name: {row: [run[name][key] for run in runs] for row, key in rows.items()} for name in MARKS}
     seconds = time.perf_counter() - started
     print_table(marks, files, seconds)
-    trained_on = {"no pretraining": " (answers)", "after pretraining": " (answers and documents)" if recipe.mixed else " (answers)"}
+    trained_on = {"no pretraining": " (answers)",
+                  "after pretraining": " (answers and documents)" if recipe.mixed else " (answers)"}
     about = f"{variant} on {Path(files.corpus_source).resolve().parent.name}"
     plot_losses(out / f"{variant}.loss.png", [run["losses"]["pretraining"] for run in runs],
                 {name + counted: [run["losses"][name] for run in runs] for name, counted in trained_on.items()}, about)
     plot_accuracy(out / f"{variant}.accuracy.png", list(rows),
                   {MARKS[name]: list(those.values()) for name, those in marks.items()}, about)
-    config = {"variant": variant, "data": data, **config_to_dict(options), "recipe": {"name": recipe_name, **config_to_dict(recipe)},
-              "threads": torch.get_num_threads(), "torch": torch.__version__}
+    config = {"variant": variant, **config_to_dict(options), **config_to_dict(study_options), "data": data, "out": str(out),
+              "recipe": {"name": recipe_name, **config_to_dict(recipe)}, "threads": torch.get_num_threads(),
+              "torch": torch.__version__}
     write_json(out / f"{variant}.metrics.json", {"config": config, "seconds": round(seconds, 1), "runs": runs})
     print(f"\nFigures, metrics, parameters and predictions are in {out}.")
     if data == "world" and not study_options.data_dir:
@@ -140,8 +142,9 @@ def run_once(settings: Settings, files: Files, out: Path) -> dict:
     def finetuned(model, pretrained: bool, name: str):
         data = finetuning_data(recipe, files.train, files.corpus, tokenizer, seed, pretrained, files.train_source,
                                files.corpus_source)
+        phase = recipe.finetune if pretrained else recipe.scratch
         losses["after pretraining" if pretrained else "no pretraining"] = train(
-            settings, recipe.finetune if pretrained else recipe.scratch, model, tokenizer, data, out / f"{settings.variant}.finetune.{name}")
+            settings, phase, model, tokenizer, data, out / f"{settings.variant}.finetune.{name}")
         save_parameters(out / f"{settings.variant}.{name}.finetune.params", settings, model, tokenizer)
         predictions[name] = ask(settings, model, tokenizer, files, out, name)
 
@@ -164,9 +167,10 @@ def run_once(settings: Settings, files: Files, out: Path) -> dict:
     shares = {answer: count / len(answers) for answer, count in Counter(answers).items()}
     for name in MARKS:  # what drawing answers from those of training would score on average
         marks[name]["guess"] = 100 * float(np.mean([shares.get(truth, 0.0) for truth in questions_of(files, name).answers]))
+    of_strangers = predictions["pretrain"]["control"]
     return {"seed": seed, **marks, "losses": {name: [round(l, 4) for l in curve] for name, curve in losses.items()},
-            "control_answers": Counter(predictions["pretrain"]["control"]).most_common(5),
-            "control_answers_that_are_places_of_training": float(np.mean([a in shares for a in predictions["pretrain"]["control"]]))}
+            "control_answers": Counter(of_strangers).most_common(5),
+            "control_answers_that_are_places_of_training": float(np.mean([answer in shares for answer in of_strangers]))}
 
 
 def ask(settings: Settings, model, tokenizer, files: Files, out: Path, name: str) -> dict[str, list[str]]:
@@ -215,7 +219,7 @@ def pretrain(variant: str, corpus_path: str, args, settings: Settings, out: Path
 
     corpus_path is wiki.txt; args is the command line, from which `required(args, name, command)` takes a flag that must
     be there; --pretrain_lr and --max_epochs take the place of the recipe's (`with_rate`). Metrics and checkpoints go to
-    out/VARIANT.pretrain, the parameters to --writing_params_path; `report` ends it.
+    out/VARIANT.pretrain, the trained parameters to --writing_params_path; `report` says so at the end.
     """
     writing = required(args, "writing_params_path", "pretrain")
     corpus = read_text(corpus_path)
@@ -251,8 +255,8 @@ def evaluate(variant: str, corpus_path: str, args, settings: Settings, out: Path
     """Answer questions, one prediction a line, and mark them if the answers are known.
 
     By `predict`, or with --paraphrases by `predict_with_paraphrases`. The questions are those of --eval_corpus_path, which
-    `Questions.check` looks at before they are asked; the model is that of --reading_params_path, and the predictions go to
-    --outputs_path.
+    `Questions.check` looks at before they are asked; the model is that of --reading_params_path. `write_predictions` puts the
+    predictions into --outputs_path, and `mark` prints how many are right.
     """
     reading, asked = required(args, "reading_params_path", "evaluate"), required(args, "eval_corpus_path", "evaluate")
     outputs = required(args, "outputs_path", "evaluate")
@@ -270,7 +274,8 @@ def evaluate(variant: str, corpus_path: str, args, settings: Settings, out: Path
 def london(args) -> None:
     """What is right without any model: always London, and always the commonest answer of the training questions.
 
-    Asked is --eval_corpus_path; the training questions are those of --finetune_corpus_path, if it is given.
+    Asked is --eval_corpus_path, and `mark` prints how many are right. The training questions are those of
+    --finetune_corpus_path, if it is given; `majority_answer` says which answer is the commonest.
     """
     questions = read_questions(required(args, "eval_corpus_path", "london"))
     print("Always London:")
@@ -312,9 +317,9 @@ def refuse_unused(args) -> None:
     """A flag that the command would not look at is a misunderstanding."""
     for name in sorted(set().union(*COMMANDS.values()) - COMMANDS[args.command]):
         if getattr(args, name, None) not in (None, "") and getattr(args, name) is not False:
-            takers = [command for command, flags in COMMANDS.items() if name in flags]
-            raise ValueError(f"{args.command} takes no --{name}; {', '.join(takers[:-1])} and {takers[-1]} do" if len(takers) > 1 else
-                             f"{args.command} takes no --{name}; only {takers[0]} does")
+            *others, taker = [command for command, flags in COMMANDS.items() if name in flags]
+            who = f"{', '.join(others)} and {taker} do" if others else f"only {taker} does"
+            raise ValueError(f"{args.command} takes no --{name}; {who}")
     if args.corpus is not None and args.command in ("study", "london"):
         raise ValueError(f"{args.command} takes no corpus ({args.corpus}); see --help")
 
@@ -339,7 +344,7 @@ def main() -> None:
     parser.add_argument("variant", nargs="?", default="vanilla", choices=list(VARIANTS))
     parser.add_argument("corpus", nargs="?", help="pretraining corpus, one document a line (wiki.txt)")
     parser.add_argument("--quick", action="store_true", help="the study in seconds, with a tiny model")
-    parser.add_config(Options, "study, pretrain, finetune; evaluate takes --device")
+    parser.add_config(Options, "study, pretrain, finetune; evaluate takes --device and --bottleneck_dim")
     parser.add_config(StudyOptions, "study")
     group = parser.add_argument_group("pretrain, finetune, evaluate, london")
     for name in ("reading_params_path", "writing_params_path", "finetune_corpus_path", "eval_corpus_path", "outputs_path"):
@@ -365,7 +370,7 @@ def main() -> None:
         recipe = get_recipe(options.recipe or ("quick" if args.quick else "salient"))
         settings = make_settings(args.variant, recipe, options, options.seed)
         command = {"pretrain": pretrain, "finetune": finetune, "evaluate": evaluate}[args.command]
-        command(args.variant, args.corpus, args, settings, Path(options.out or "out/birthplace"))
+        command(args.variant, args.corpus, args, settings, Path(options.out or "out/birthplace_commands"))
 
 
 if __name__ == "__main__":

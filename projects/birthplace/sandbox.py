@@ -170,7 +170,10 @@ def run_untrusted(script: Path, code: Path, request: dict, limits: Limits) -> tu
     with tempfile.TemporaryDirectory(prefix="submission-", ignore_cleanup_errors=True) as name:
         home = Path(name)
         for folder in FOLDERS[1:]:
-            shutil.copytree(code / folder, home / folder, ignore=shutil.ignore_patterns("__pycache__", "*.png", "*.json"))
+            (home / folder).mkdir(parents=True)
+            for path in (code / folder).glob("*.py"):
+                if path.is_file():  # an editor may have left a link that leads nowhere
+                    shutil.copyfile(path, home / folder / path.name)
         shutil.copyfile(script, home / "probe.py")
         request = {**request, "limits": asdict(limits), "path": package_folders()}
         (home / "request.json").write_text(json.dumps(request), encoding="utf-8")

@@ -23,7 +23,7 @@ class Settings:
     variant: str
     recipe: Recipe
     seed: int = 0
-    bottleneck_dim: int = 32
+    bottleneck_dim: int = 0  # of a perceiver; 0: 32 for a fresh one, and what it is for one that is read
     device: str = "auto"
     dtype: str = "auto"
     resume: bool = False
@@ -33,7 +33,7 @@ class Settings:
 def new_model(settings: Settings, tokenizer: CharTokenizer) -> GPT:
     """A model with fresh parameters, drawn by the seed."""
     set_seed(settings.seed)
-    return build_model(settings.variant, tokenizer.vocab_size, settings.recipe, settings.bottleneck_dim)
+    return build_model(settings.variant, tokenizer.vocab_size, settings.recipe, settings.bottleneck_dim or 32)
 
 
 def train(settings: Settings, phase: Phase, model: GPT, tokenizer: CharTokenizer, dataset,
@@ -78,6 +78,8 @@ def model_from(saved, path: str | os.PathLike, settings: Settings, tokenizer: Ch
     if saved["vocabulary"] != tokenizer.characters:
         raise ValueError(f"{path}: parameters for another vocabulary ({len(saved['vocabulary'])} characters, the corpus "
                          f"has {tokenizer.vocab_size}); give the corpus that the model was pretrained on")
+    if settings.bottleneck_dim not in (0, saved["bottleneck_dim"]) and settings.variant == "perceiver":
+        raise ValueError(f"{path}: a perceiver of bottleneck_dim {saved['bottleneck_dim']}, not {settings.bottleneck_dim}")
     config = config_from_dict(GPTConfig, saved["config"], str(path))
     recipe = replace(settings.recipe, model={k: v for k, v in asdict(config).items()
                                              if k not in ("vocab_size", "block_size", "positions")})

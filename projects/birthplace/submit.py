@@ -18,7 +18,7 @@ VARIANT.model.params, and VARIANT.pretrain.finetune.params for VARIANT.finetune.
 """
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -99,10 +99,11 @@ def write_zip(path: Path, collected: dict[str, Path]) -> None:
 def submit(options: SubmitOptions) -> dict:
     """Collect, check, write the zip, mark it and write grade.json. Returns the marks, as `grade` does."""
     data = data_named(options.data, options.data_dir)
-    out = Path(options.out or study_folder(data))
+    out = Path(options.out or study_folder(data, options.data_dir))
+    options = replace(options, out=str(out), code=options.code or str(ROOT))
     if not out.is_dir():
-        raise ValueError(f"{out}: no such folder; `run.py study` writes there, or tell --out")
-    collected = collect(out, Path(options.code or ROOT), options.partial)
+        raise ValueError(f"{out}: no such folder; `run.py study` writes there, but with --quick elsewhere; tell --out")
+    collected = collect(out, Path(options.code), options.partial)
     check_predictions(collected, load_files(data, options.data_dir))
     write_zip(out / "submission.zip", collected)
     code = sum(name.endswith(".py") for name in collected)
