@@ -55,6 +55,11 @@ class Batches:
         x, y = collate(examples, self.pad_id)
         return x, y if len(share) else torch.full_like(y, -1)
 
+    def set_epoch_again(self) -> None:
+        """Bring the dataset back to the epoch of the last batch: something that it shares may have been set to another."""
+        if self._epoch >= 0 and hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(self._epoch)
+
     def _example(self, i: int) -> tuple[Tensor, Tensor]:
         return self._drawn[i] if self.batch_tokens else self.dataset[i]
 
@@ -63,9 +68,8 @@ class Batches:
         if hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(epoch)
         self._drawn = [self.dataset[i] for i in range(len(self.dataset))]
-        if self.pad_id is None:
-            return np.array([len(x) for x, _ in self._drawn])
-        return np.array([int((x != self.pad_id).sum()) for x, _ in self._drawn])
+        used = [len(x) if self.pad_id is None else int((x != self.pad_id).sum()) for x, _ in self._drawn]
+        return np.maximum(1, used)  # one of padding alone takes a column, too
 
     def _plan(self, epoch: int) -> None:
         """Share the examples of an epoch out among its batches."""

@@ -34,7 +34,7 @@ class Merger:
         keys = np.array([left * vocab_size + right for left, right in ranks], dtype=np.int64)
         by_key = keys.argsort()
         self._keys, self._rank_by_key = np.append(keys[by_key], vocab_size**2), np.append(by_key, NO_MERGE)
-        self._byte_ids, self._merged = np.array(byte_ids), np.array(merged, dtype=np.int64)
+        self._byte_ids, self._merged = np.array(byte_ids, dtype=np.int64), np.array(merged, dtype=np.int64)
         self._byte_ranks = self._rank_pairs(self._byte_ids[:, None], self._byte_ids[None, :])  # (256, 256)
 
     def word(self, ids: list[int]) -> list[int]:

@@ -47,7 +47,10 @@ class CharTokenizer:
 
     def decode(self, indices: Sequence[int]) -> str:
         """The text of a sequence of indices (a list, an array or a tensor). ValueError for one out of range."""
-        indices = np.asarray(indices, dtype=np.int64)
+        indices = np.asarray(indices)
+        if indices.size and indices.dtype.kind not in "iu":
+            raise ValueError(f"indices are whole numbers, not {indices.dtype}")
+        indices = indices.astype(np.int64)
         outside = indices[(indices < 0) | (indices >= self.vocab_size)]
         if len(outside):
             raise ValueError(f"index {outside[0]} is outside the vocabulary of {self.vocab_size}")

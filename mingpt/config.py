@@ -42,7 +42,9 @@ class Parser(argparse.ArgumentParser):
         flags = {flag for action in self._actions for flag in action.option_strings}
         for i, word in enumerate(words):
             flag, equals, value = word.partition("=")
-            if not flag.startswith("--") or flag in flags or flag == "--":
+            if flag == "--":  # what follows are no flags
+                break
+            if not flag.startswith("--") or flag in flags or " " in flag:  # a blank: the words of a --prompt
                 continue
             underscored = "--" + flag[2:].replace("-", "_")
             if underscored not in flags:

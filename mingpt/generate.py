@@ -73,8 +73,8 @@ def sample(logits: Tensor, temperature: float = 1.0, do_sample: bool = False, to
     """Choose one token for each row of `logits`, (B, V). Returns (B,) int64.
 
     Without `do_sample`, the most likely token. With it, a draw from softmax(logits / temperature), restricted to the
-    `top_k` most likely tokens and to the smallest set of tokens whose probabilities reach `top_p` (Holtzman et al.
-    2020).
+    `top_k` most likely tokens, with those that are as likely as the last of them, and to the smallest set of tokens whose
+    probabilities reach `top_p` (Holtzman et al. 2020).
     """
     if not do_sample:
         return logits.argmax(dim=-1)
@@ -82,7 +82,7 @@ def sample(logits: Tensor, temperature: float = 1.0, do_sample: bool = False, to
     if top_k is not None:
         kth = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -math.inf)
-    if top_p is not None:
+    if top_p is not None and top_p < 1:  # a rounded sum may reach 1 too soon
         ordered, order = logits.softmax(dim=-1).sort(dim=-1, descending=True)
         reached_before = ordered.cumsum(dim=-1) - ordered >= top_p  # never true of the most likely token
         logits = logits.masked_fill(torch.zeros_like(reached_before).scatter(1, order, reached_before), -math.inf)
@@ -234,7 +234,7 @@ def _prompts(idx, vocab_size: int, device) -> list[Tensor]:
 def _check(max_new_tokens, temperature, top_k, top_p) -> None:
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it must not be negative")
-    if temperature <= 0:
+    if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; it must be positive (do_sample=False gives the greedy choice)")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1")

@@ -40,7 +40,10 @@ from torch import Tensor, nn
 
 
 class Tap(nn.Identity):
-    """An identity, put where something worth seeing passes, for `record` and `patch` to find by name."""
+    """An identity, put where something worth seeing passes, for `record` and `patch` to find by name.
+
+    Forward hooks are called, and no others.
+    """
 
     def __call__(self, x: Tensor) -> Tensor:
         return super().__call__(x) if self._forward_hooks else x  # a module's call costs more than a small layer norm

@@ -12,6 +12,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """
     logits, targets = logits.flatten(0, 1), targets.flatten()
     large = logits.device.type == "cpu" and logits.numel() > CachedCrossEntropy.LARGE
+    large = large and logits.dtype != torch.float16  # in which a gradient underflows before a GradScaler can enlarge it
     if large and not torch.compiler.is_compiling():  # a compiler would unroll its loop
         return CachedCrossEntropy.apply(logits, targets)
     total = F.cross_entropy(logits.float(), targets, ignore_index=-1, reduction="sum")

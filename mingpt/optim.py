@@ -98,8 +98,9 @@ def make_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.O
         fused = [p for name, p in matrices if name.endswith("c_attn.weight")]  # queries, keys and values in one matrix
         single = [p for name, p in matrices if p.ndim == 2 and not name.endswith("c_attn.weight")]
         muon = [dict(params=single, blocks=1), dict(params=fused, blocks=3)]
-        optimizers.append(Muon([group for group in muon if group["params"]], config.muon_learning_rate,
-                               weight_decay=config.weight_decay))
+        muon = [group for group in muon if group["params"]]
+        if muon:  # a model may have tables alone
+            optimizers.append(Muon(muon, config.muon_learning_rate, weight_decay=config.weight_decay))
         matrices = [(name, p) for name, p in matrices if p.ndim != 2]
     decayed = [p for _, p in matrices + groups["head"]]
     kept = [p for _, p in groups["embeddings"] + groups["vectors"]]
@@ -145,7 +146,7 @@ class Muon(torch.optim.Optimizer):
             for (rows, columns), parameters in by_shape.items():
                 rows //= group["blocks"]
                 momentum = torch.stack([self._nesterov(p, group["momentum"]) for p in parameters])
-                updates = orthogonalize(momentum.view(-1, rows, columns), group["steps"]).view_as(momentum)
+                updates = orthogonalize(momentum.view(-1, rows, columns), group["steps"]).reshape(momentum.shape)
                 for p, update in zip(parameters, updates):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                     p.add_(update, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)

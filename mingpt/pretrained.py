@@ -50,7 +50,7 @@ class SafeTensors(Mapping[str, Tensor]):
 
     `file[name]` maps that tensor's part of the file into memory and nothing else; what is written to it stays in
     memory. The file must not be overwritten in place while such a tensor lives (replacing it, as `save_pretrained`
-    does, is fine).
+    does, is fine, except on Windows, which refuses to).
 
     Raises ValueError unless the header describes the file exactly: every byte in one tensor, dtypes F32, F16 or BF16.
     """
@@ -321,8 +321,13 @@ def _open_weights(path: Path) -> Mapping[str, Tensor]:
     if path.suffix == ".safetensors":
         return SafeTensors(path)
     state = load_torch(path)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(value, Tensor)
+                                              for name, value in state.items()):
         raise ValueError(f"{path}: holds something else than a dictionary of tensors")
+    for name, value in state.items():
+        if not name.endswith(MASKS) and (not value.is_floating_point() or value.layout != torch.strided or value.is_meta):
+            raise ValueError(f"{path}: {name} is a tensor of {value.dtype}, {value.layout}, on {value.device}; weights are plain "
+                             "arrays of floating-point numbers")
     return state
 
 

@@ -35,7 +35,8 @@ def is_first_process() -> bool:
 def join_processes(device_name: str = "auto") -> torch.device:
     """Connect this process to the others, if there are any, unless it is already. Returns its device.
 
-    Where there are GPUs and none is named, each process of a machine has one of its own.
+    Where there are CUDA GPUs and none is named, each process of a machine has one of its own; without them, processes share
+    the CPU: no other device can exchange gradients.
     """
     if process_count() == 1:
         return pick_device(device_name)
@@ -43,7 +44,7 @@ def join_processes(device_name: str = "auto") -> torch.device:
         device = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(device)
     else:
-        device = pick_device(device_name)
+        device = pick_device("cpu" if device_name == "auto" else device_name)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     return device

@@ -102,7 +102,8 @@ class Trainer:
         self.batches = Batches(dataset, config.batch_size, config.batch_tokens, config.seed)
         self.eval_batches = None
         if eval_dataset is not None:
-            # A copy: an evaluation sets the epoch of its dataset, which may be the one that is trained on.
+            # A copy: an evaluation sets the epoch of its dataset, which may be the one that is trained on. What the copy
+            # shares with it, `evaluate` sets back.
             self.eval_batches = Batches(copy.copy(eval_dataset), config.batch_size, config.batch_tokens, config.seed)
         self.max_iters = config.max_iters or config.max_epochs * len(self.batches)
 
@@ -187,11 +188,13 @@ class Trainer:
         """Mean loss over one epoch of `batches`, or of the eval dataset; the same draws each time."""
         batches = self.eval_batches if batches is None else batches
         self.model.eval()
+        batches.set_epoch_again()
         total, count = 0.0, 0
         for step in range(len(batches)):
             x, y = batches.part(step, self.rank, self.world)
             targets = int((y != -1).sum())
             total, count = total + float(self._forward(x, y, self.model)) * targets, count + targets
+        self.batches.set_epoch_again()
         return self._sum(total) / max(1, self._sum(count))
 
     def save_checkpoint(self) -> None:
@@ -211,6 +214,9 @@ class Trainer:
         if not found:
             return
         saved = load_torch(path)
+        needed = ("model", "optimizers", "scaler", "iter_num", "max_iters", "config", "optim", "extra")
+        if not isinstance(saved, dict) or not all(name in saved for name in needed):
+            raise ValueError(f"{path}: not a checkpoint; use another folder")
         now = {**asdict(self.config), **asdict(self.optim), "max_iters": self.max_iters}
         changed = [f"{name} was {value!r} and is {now.get(name)!r}"
                    for name, value in {**saved["config"], **saved["optim"], "max_iters": saved["max_iters"]}.items()
@@ -218,10 +224,16 @@ class Trainer:
         changed += [f"{name} differs" for name, value in saved["extra"].items() if self.extra.get(name) != value]
         if changed:
             raise ValueError(f"{path} is of another run ({'; '.join(changed)}); use the old settings or another folder")
-        self.model.load_state_dict(saved["model"])
-        for optimizer, state in zip(self.optimizers, saved["optimizers"]):
-            optimizer.load_state_dict(state)
-        self.scaler.load_state_dict(saved["scaler"])
+        try:
+            self.model.load_state_dict(saved["model"])
+            for optimizer, state in zip(self.optimizers, saved["optimizers"]):
+                optimizer.load_state_dict(state)
+                lay_out_as_parameters(optimizer)
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).strip().split("\n")[-1].strip()
+            raise ValueError(f"{path} is of another model ({reason}); use the old settings or another folder") from None
+        if saved["scaler"]:  # empty after a run in another dtype than float16
+            self.scaler.load_state_dict(saved["scaler"])
         self.iter_num = saved["iter_num"]
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -277,7 +289,7 @@ class Trainer:
 
     def _seed_step(self) -> None:
         """Make the dropout of this step a function of the seed, the step and the process."""
-        torch.manual_seed((self.config.seed * 1_000_003 + self.iter_num) * 1_000_003 + self.rank)
+        torch.manual_seed(((self.config.seed * 1_000_003 + self.iter_num) * 1_000_003 + self.rank) % 2**63)
 
     def _sum(self, value: float) -> float:
         """The sum of a number over all processes."""
@@ -307,6 +319,18 @@ class Trainer:
         line = json.dumps({"iter": self.iter_num, "epoch": round(self.epoch, 4), **values})
         with open(self.out_dir / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+def lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Let what an optimizer holds lie in memory as the parameters do.
+
+    torch's fused AdamW reads both from front to back, whatever their strides. The moments of a transposed view, saved and
+    loaded for a contiguous parameter, would belong to other weights.
+    """
+    for parameter, held in optimizer.state.items():
+        for name, value in held.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                held[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _due(step: int, interval: int) -> bool:

@@ -119,3 +119,16 @@ def test_without_a_pad_id_nothing_is_cut_or_ignored():
 def test_mistakes_are_named(lengths, sizes, message):
     with pytest.raises(ValueError, match=message):
         Batches(Padded(lengths), **sizes)
+
+
+@pytest.mark.parametrize("lengths, batch_tokens", [([20] * 30 + [0] * 10, 64), ([60] * 39 + [0], 64)])
+def test_an_example_of_padding_alone_is_an_example(lengths, batch_tokens):
+    class Blank(Padded):
+        def __getitem__(self, i):
+            x = torch.full((self.width,), 1 + i)
+            x[self.lengths[i] :] = 0
+            return x, x.clone()
+
+    batches = Batches(Blank(lengths), batch_tokens=batch_tokens)
+    shares = [batches.part(i) for i in range(len(batches))]
+    assert sum(len(x) for x, _ in shares) == len(lengths) and sum(int((y != -1).sum()) for _, y in shares) == sum(lengths)

@@ -29,6 +29,8 @@ def test_mistakes_are_named():
         tokenizer.decode([0, 3])
     with pytest.raises(ValueError, match="index -1 is outside"):
         tokenizer.decode([-1])
+    with pytest.raises(ValueError, match="indices are whole numbers, not float64"):
+        tokenizer.decode([1.9, 0.2])
     with pytest.raises(ValueError, match="'a' stands twice"):
         CharTokenizer("abca")
     with pytest.raises(ValueError, match="the vocabulary is empty"):

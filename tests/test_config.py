@@ -73,3 +73,11 @@ def test_round_trip_through_plain_values():
 def test_wrong_values_are_named(values, message):
     with pytest.raises(ValueError, match=message):
         config_from_dict(Example, values, "config.json")
+
+
+def test_words_that_begin_with_dashes_can_be_values():
+    parser = Parser(prog="run.py")
+    parser.add_argument("--prompt")
+    parser.add_argument("rest", nargs="*")
+    assert parser.parse_args(["--prompt", "-- and then"]).prompt == "-- and then"
+    assert parser.parse_args(["--", "--weird"]).rest == ["--weird"]

@@ -129,6 +129,7 @@ def test_top_k_and_top_p_restrict_the_choice():
 
 @pytest.mark.parametrize("options, message", [
     (dict(temperature=0.0), "temperature is 0.0; it must be positive"),
+    (dict(temperature=float("nan")), "temperature is nan; it must be positive"),
     (dict(top_k=0), "top_k is 0; it must be at least 1"),
     (dict(top_p=1.5), r"top_p is 1.5; it must be in \(0, 1\]"),
     (dict(max_new_tokens=-1), "max_new_tokens is -1; it must not be negative"),

@@ -59,3 +59,15 @@ def test_evaluation_keeps_no_gradient(monkeypatch):
     cross_entropy(logits.clone().requires_grad_(), targets)
     assert len(made) == 1, "the gradient's place, only where there is a gradient"
     torch.testing.assert_close(cross_entropy(logits, targets), F.cross_entropy(logits.flatten(0, 1), targets.flatten()))
+
+
+def test_in_float16_the_gradient_outlives_a_scaled_loss():
+    """A softmax over thousands of tokens, over thousands of targets, is less than float16 has, unless it is scaled first."""
+    logits = (torch.randn(1, 600, 8000) * 0.1).half().requires_grad_()
+    targets = torch.zeros(1, 600, dtype=torch.long)
+    assert logits.numel() > CachedCrossEntropy.LARGE
+    (cross_entropy(logits, targets) * 65536.0).backward()
+    whole = logits.detach().float().requires_grad_()
+    (cross_entropy(whole, targets) * 65536.0).backward()
+    torch.testing.assert_close(logits.grad[..., 1:].float(), whole.grad[..., 1:], rtol=1e-2, atol=1e-5)
+    assert logits.grad[..., 1:].abs().min() > 0

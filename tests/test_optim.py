@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mingpt.low_rank import LowRank
 from mingpt.model import GPT, GPTConfig
 from mingpt.optim import Muon, OptimConfig, make_optimizers, orthogonalize, parameter_groups, rate_factor
 
@@ -119,3 +120,23 @@ def test_the_handouts_cosine_does_not_climb_back():
 def test_a_bad_configuration_says_what_to_change(changes, message):
     with pytest.raises(ValueError, match=message):
         OptimConfig(**changes)
+
+
+def test_muon_takes_tall_blocks():
+    """Three stacked matrices are updated as each would be alone."""
+    stacked = nn.Parameter(torch.randn(30, 4))
+    alone = [nn.Parameter(part.clone()) for part in stacked.detach().chunk(3)]
+    gradient = torch.randn(30, 4)
+    stacked.grad = gradient.clone()
+    for p, part in zip(alone, gradient.chunk(3)):
+        p.grad = part.clone()
+    Muon([dict(params=[stacked], blocks=3)]).step()
+    Muon(alone).step()
+    torch.testing.assert_close(stacked.detach(), torch.cat([p.detach() for p in alone]), rtol=1e-2, atol=1e-3)
+
+
+def test_a_model_without_matrices_for_muon_is_left_to_adamw():
+    model = LowRank(5, 2, 3)
+    optimizers = make_optimizers(model, OptimConfig(optimizer="muon"))
+    held = [p for o in optimizers for g in o.param_groups for p in g["params"]]
+    assert len(optimizers) == 1 and sorted(map(id, held)) == sorted(map(id, model.parameters()))

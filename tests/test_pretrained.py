@@ -269,6 +269,17 @@ def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("state, message", [
+    ({1: torch.zeros(2)}, "holds something else than a dictionary of tensors"),
+    ({"wte.weight": torch.zeros(2, 3, dtype=torch.int64)}, "wte.weight is a tensor of torch.int64"),
+    ({"wte.weight": torch.zeros(2, 3).to_sparse()}, "wte.weight is a tensor of torch.float32, torch.sparse_coo"),
+])
+def test_a_pickle_of_other_tensors_is_refused(state, message, tmp_path):
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=message):
+        GPT.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("changes, message", [
     (dict(model_type="llama"), "model_type is 'llama'; only 'gpt2' is GPT-2"),
     (dict(model_type=None), "model_type is None"),

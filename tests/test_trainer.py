@@ -259,3 +259,85 @@ def test_mistakes_are_named(changes, message):
 def test_an_unknown_event_is_refused():
     with pytest.raises(ValueError, match="there is no event 'on_batch'; there are on_batch_end, on_eval"):
         trainer().add_callback("on_batch", print)
+
+
+def test_a_resumption_may_lay_the_weights_out_otherwise(tmp_path):
+    """Weights that `from_pretrained` maps are transposed views; a fresh model's are not."""
+    def transposed():
+        model = gpt()
+        for block in model.transformer.h:
+            block.mlp.c_fc.weight = torch.nn.Parameter(block.mlp.c_fc.weight.detach().T.contiguous().T)
+        return model
+
+    options = dict(optimizer="adamw", learning_rate=1e-2, checkpoint_interval=6)
+    whole = trainer(model=transposed(), **options)
+    whole.run()
+    first = trainer(tmp_path, model=transposed(), **options)
+    first.add_callback("on_batch_end", lambda t: stop_at(t, 7))
+    with pytest.raises(Stop):
+        first.run()
+    resumed = trainer(tmp_path, **options)
+    resumed.run(resume=True)
+    assert resumed.iter_num == 12
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters()):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_an_evaluation_leaves_the_draws_of_training_alone():
+    """Also where the dataset hands its epoch on to one that both share."""
+    class Drawn(Sums):
+        def __init__(self):
+            super().__init__()
+            self.epoch = 0
+
+        def set_epoch(self, epoch):
+            self.epoch = epoch
+
+        def __getitem__(self, i):
+            x, y = super().__getitem__(i)
+            return (x + self.epoch) % 13, y
+
+    class Passing:
+        def __init__(self, inner):
+            self.inner, self.set_epoch = inner, inner.set_epoch
+
+        def __len__(self):
+            return len(self.inner)
+
+        def __getitem__(self, i):
+            return self.inner[i]
+
+    def losses(eval_interval):
+        dataset = Passing(Drawn())
+        made = Trainer(TrainerConfig(**CONFIG, eval_interval=eval_interval), OptimConfig(**OPTIM), gpt(), dataset, dataset)
+        seen = losses_of(made)
+        return seen, made
+
+    without, _ = losses(0)
+    with_some, made = losses(9)  # in the middle of the second epoch of 7 batches
+    assert with_some == without
+    before = made.evaluate()
+    made.batches.part(2 * len(made.batches))  # another epoch
+    assert made.evaluate() == before
+
+
+def test_a_float16_run_goes_on_from_a_float32_one(tmp_path):
+    trainer(tmp_path, max_iters=12, checkpoint_interval=6).run()
+    resumed = trainer(tmp_path, max_iters=12, checkpoint_interval=6, dtype="float16")
+    resumed.load_checkpoint()
+    assert resumed.iter_num == 12 and resumed.scaler.is_enabled()
+
+
+def test_a_large_seed_is_a_seed():
+    assert losses_of(trainer(seed=20240101)) == losses_of(trainer(seed=20240101)) != losses_of(trainer(seed=20240102))
+
+
+def test_what_is_no_checkpoint_or_of_another_model_is_one_line(tmp_path):
+    trainer(tmp_path, max_iters=2).run()
+    larger = GPT(GPTConfig(vocab_size=13, block_size=12, n_layer=3, n_head=2, n_embd=32))
+    with pytest.raises(ValueError, match=r"^\S*checkpoint.pt is of another model \(.*\); use the old settings[^\n]*$"):
+        trainer(tmp_path, model=larger, max_iters=2).load_checkpoint()
+    for other in ([1, 2], {"model": {}}):
+        torch.save(other, tmp_path / "checkpoint.pt")
+        with pytest.raises(ValueError, match="checkpoint.pt: not a checkpoint; use another folder"):
+            trainer(tmp_path, max_iters=2).load_checkpoint()

@@ -258,7 +258,7 @@ def write(folder: str | os.PathLike, files: dict[str, str]) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        temporary = folder / f"{name}.tmp"
+        temporary = folder / f"{name}.{os.getpid()}.tmp"
         try:
             temporary.write_bytes(text.encode("utf-8"))  # bytes: text mode would write CRLF on Windows
             os.replace(temporary, folder / name)

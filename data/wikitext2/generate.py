@@ -108,12 +108,14 @@ def make_article(rng: random.Random, used: set[str]) -> str:
 def generate(seed: int = 0, train: int = 1000, valid: int = 100, test: int = 100) -> dict[str, str]:
     """The text of each split, "train", "valid" and "test", with as many articles. The same arguments, the same text.
 
-    No name occurs in two articles. Raises ValueError for counts below 1.
+    No name occurs in two articles. Raises ValueError for counts below 1, or above 100,000 in all.
     """
     counts = {"train": train, "valid": valid, "test": test}
     for split, count in counts.items():
         if count < 1:
             raise ValueError(f"{split} is {count} articles; it must be at least 1")
+    if sum(counts.values()) > 100_000:  # there are 1.6 million names, and an article takes five
+        raise ValueError(f"{sum(counts.values()):,} articles; there are names for 100,000")
     rng, used = random.Random(seed), set()
     return {split: "".join(make_article(rng, used) for _ in range(count)) for split, count in counts.items()}
 
