@@ -9,5 +9,5 @@ setup(
     packages=find_namespace_packages(include=["mingpt", "projects", "projects.*", "data", "data.*"]),
     package_dir={"": "."},  # the checkout itself, so that an editable install also finds its data
     install_requires=["torch>=2.6", "numpy", "matplotlib", "tqdm", "requests"],
-    extras_require={"test": ["pytest", "hypothesis", "regex", "scipy", "transformers", "tiktoken", "tokenizers"]},
+    extras_require={"test": ["pytest", "pytest-xdist", "hypothesis", "regex", "scipy", "transformers", "tiktoken", "tokenizers"]},
 )

@@ -9,7 +9,8 @@ import pytest
 
 from conftest import REPOSITORY
 
-READMES = sorted(path for path in REPOSITORY.rglob("README.md") if not {".venv", "out"} & set(path.relative_to(REPOSITORY).parts))
+READMES = sorted(path for path in REPOSITORY.rglob("README.md")
+                 if not any(part == "out" or part.startswith(".") for part in path.relative_to(REPOSITORY).parts))
 SCRIPTS = sorted(REPOSITORY.glob("projects/*/run.py")) + sorted(REPOSITORY.glob("data/*/[!_]*.py"))
 
 
@@ -35,7 +36,7 @@ def test_the_two_commands_are_there_and_ci_takes_the_second():
     lines = (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()
     commands = [lines[lines.index(f"<!-- {name} command -->") + 1].strip() for name in ("run", "test")]
     assert all(command.startswith("python3 -m venv .venv && .venv/bin/pip install") for command in commands)
-    assert commands[0].endswith("projects/birthplace/run.py") and commands[1].endswith("-m pytest -q")
+    assert commands[0].endswith("projects/birthplace/run.py") and commands[1].endswith("-m pytest -q -n auto --dist loadfile")
     for part in commands[1].split("&&"):
         assert shlex.split(part), "the shell can read it"
     assert "<!-- test command -->" in (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
