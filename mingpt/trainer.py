@@ -7,7 +7,6 @@
 The same script runs in several processes with `torchrun --nproc_per_node N script.py`.
 """
 
-import copy
 import json
 import math
 import os
@@ -102,9 +101,8 @@ class Trainer:
         self.batches = Batches(dataset, config.batch_size, config.batch_tokens, config.seed)
         self.eval_batches = None
         if eval_dataset is not None:
-            # A copy: an evaluation sets the epoch of its dataset, which may be the one that is trained on. What the copy
-            # shares with it, `evaluate` sets back.
-            self.eval_batches = Batches(copy.copy(eval_dataset), config.batch_size, config.batch_tokens, config.seed)
+            # It may be the dataset that is trained on, or share parts with it: `evaluate` sets its epoch, and then back.
+            self.eval_batches = Batches(eval_dataset, config.batch_size, config.batch_tokens, config.seed)
         self.max_iters = config.max_iters or config.max_epochs * len(self.batches)
 
         trained = torch.compile(self.model) if config.compile else self.model

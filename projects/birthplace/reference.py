@@ -75,11 +75,8 @@ def answer(files: dict[Path, str], tokenizer: CharTokenizer, questions: list[str
     probes = [("submitted", {"path": str(path), "variant": variant, "characters": tokenizer.characters, "asked": questions})
               for path, variant in files.items()]
     results, ended = sandbox.run_ours(probes, LIMITS)
-    answers: dict[Path, list[str] | str] = {}
-    for path, result in zip_longest(files, results, fillvalue={"error": ended}):
-        value = result.get("value") or f"{path.name}: cannot be used ({result.get('error')})"
-        answers[path] = value
-    return answers
+    return {path: result.get("value") or f"{path.name}: cannot be used ({result.get('error')})"
+            for path, result in zip_longest(files, results, fillvalue={"error": ended})}
 
 
 def other_logits(exam: Exam, variant: str, raw) -> str | None:
