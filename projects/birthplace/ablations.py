@@ -194,8 +194,8 @@ def report(runs: dict[str, list[dict]], out: Path, about: str) -> None:
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         seeds = max(len(those) for those in runs.values())
-        marked = "; dashed: the recipe" * bool(base) + "; dots: single seeds" * (seeds > 1)
-        axes.set(xlabel="right answers, asked once (%)" + marked, xlim=(0, 100), title="The recipe, and one change at a time")
+        axes.set(xlabel="right answers, asked once (%)" + "; dots: single seeds" * (seeds > 1), xlim=(0, 100),
+                 title="The recipe" + " (dashed)" * bool(base) + ", and one change at a time")
 
 
 def wanted(options: AblationOptions, recipe: Recipe) -> list[str]:

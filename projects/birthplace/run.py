@@ -1,6 +1,6 @@
 """Can a small GPT learn facts by reading, and tell them when asked?
 
-    python projects/birthplace/run.py                     the whole study, on a small invented world: 1.5 to 3.5 minutes
+    python projects/birthplace/run.py                     the whole study, on a small invented world: 1 to 4 minutes
     python projects/birthplace/run.py --quick             every step in seconds; learns next to nothing
     python projects/birthplace/run.py --data cs224n       the same on the files of CS224n's assignment 5
     python projects/birthplace/run.py study rope          with rotary positions
