@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mingpt.model import GPT, PRESETS, GPTConfig
-from mingpt.utils import atomic_path, load_torch, write_json
+from mingpt.checkpoints import load_torch
+from mingpt.files import atomic_path, write_json
 
 # name -> (revision, sha256 of model.safetensors where it is known)
 PUBLISHED = {

@@ -25,9 +25,12 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from mingpt.batches import Batches
+from mingpt.checkpoints import fingerprint, load_torch, save_torch
+from mingpt.command import Stopped, StopRequest
+from mingpt.files import append_line, own_folder, remove_own, write_text
 from mingpt.optim import OptimConfig, make_optimizers, rate_factor
 from mingpt.processes import join_processes, lost_processes_named, process_count, process_rank
-from mingpt.utils import keep_freed_memory, load_torch, pick_dtype, progress_options, save_torch, write_text
+from mingpt.utils import keep_freed_memory, pick_dtype, progress_options
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,9 @@ class TrainerConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
 
 
-# May change between a run and its resumption. The numbers then agree to rounding; with another device, or another number of
+# May change between a run and its resumption; the number of steps only to a larger one. The numbers then agree to rounding; with another device, or another number of
 # parts or processes, the draws of dropout differ too.
-FREE_TO_CHANGE = {"accumulate", "eval_interval", "checkpoint_interval", "log_interval", "device", "compile", "dtype"}
+FREE_TO_CHANGE = {"max_iters", "max_epochs", "accumulate", "eval_interval", "checkpoint_interval", "log_interval", "device", "compile", "dtype"}
 
 
 class Trainer:
@@ -76,6 +79,8 @@ class Trainer:
     eval_dataset    what to measure the loss on, at each eval_interval and at the end
     out_dir         for metrics.jsonl (one JSON object a line) and checkpoint.pt; None writes nothing
     extra           plain values to keep in the checkpoint, e.g. the model's config and its vocabulary
+    inputs          name -> what this run was given: {"corpus": text, "starting parameters": Path("a.params")}. Their
+                    fingerprints are kept in the checkpoint, and a run with other inputs does not resume from it
 
     Callbacks get the trainer, and find in it `iter_num` (steps done), `epoch` (a float), `loss` (a float, nats per
     target), `rate` (share of the peak learning rate), `grad_norm`, `eval_loss`, `tokens_per_second`, and `model`.
@@ -86,8 +91,9 @@ class Trainer:
     """
 
     def __init__(self, config: TrainerConfig, optim: OptimConfig, model: nn.Module, dataset, eval_dataset=None,
-                 out_dir: str | os.PathLike | None = None, extra: dict | None = None):
+                 out_dir: str | os.PathLike | None = None, extra: dict | None = None, inputs: dict | None = None):
         self.config, self.optim, self.extra = config, optim, extra or {}
+        self.inputs = {name: fingerprint(value) for name, value in (inputs or {}).items()}
         self.rank, self.world = process_rank(), process_count()
         self.device = join_processes(config.device)
         self.out_dir = Path(out_dir) if out_dir is not None else None
@@ -133,10 +139,20 @@ class Trainer:
 
         With `resume`, go on from the checkpoint in out_dir, if there is one; without, from where this trainer is. That is
         the start unless `load_checkpoint` was called, and a start deletes the checkpoint there and begins metrics.jsonl anew.
+
+        Ctrl-C and SIGTERM end it after the step at hand, with a checkpoint, by `Stopped`, a KeyboardInterrupt. ValueError if
+        another process is writing to out_dir.
         """
-        if resume:
-            self.load_checkpoint()
-        self._start_files()
+        with ExitStack() as stack:
+            if self.out_dir is not None:
+                stack.enter_context(own_folder(self.out_dir))
+            self._stop = stack.enter_context(StopRequest())
+            if resume:
+                self.load_checkpoint()
+            self._start_files()
+            self._steps()
+
+    def _steps(self) -> None:
         bar = tqdm(total=self.max_iters, initial=self.iter_num, unit="step", disable=self.rank > 0, **progress_options())
         with bar:
             while self.iter_num < self.max_iters:
@@ -146,10 +162,31 @@ class Trainer:
                                     refresh=False)
                 bar.update()
                 self._after_step(last=self.iter_num == self.max_iters)
+                if stop := self._asked_to_stop():
+                    self._stop_here(stop)
         self.model.eval()
         self._trigger("on_end")
         if self.world > 1:
             dist.barrier()  # nobody leaves while the first process is still writing
+
+    def _asked_to_stop(self) -> int:
+        """The number of the signal that asked this run, in any of its processes, to stop; 0 if none did."""
+        if self.world == 1:
+            return self._stop.signal
+        # Signals reach the processes at different steps, and all have to leave at the same one.
+        numbers = torch.tensor(self._stop.signal, device=self.device)
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+        return int(numbers)
+
+    def _stop_here(self, number: int) -> None:
+        """Keep what has been done, and raise."""
+        if self.out_dir is None:
+            raise Stopped(number, f"step {self.iter_num} of {self.max_iters} was done, and nothing is kept of it")
+        self.save_checkpoint()
+        if self.world > 1:
+            dist.barrier()  # the others would end the first process while it is writing
+        raise Stopped(number, f"the first {self.iter_num} of {self.max_iters} steps are kept in {self.out_dir}, and the same "
+                              "command with --resume goes on from there")
 
     def step(self) -> int:
         """One update of the parameters with batch number `iter_num`. Returns how many tokens this process read."""
@@ -201,10 +238,14 @@ class Trainer:
             save_torch(self.out_dir / "checkpoint.pt", {
                 "model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers],
                 "scaler": self.scaler.state_dict(), "iter_num": self.iter_num, "max_iters": self.max_iters,
-                "config": asdict(self.config), "optim": asdict(self.optim), "extra": self.extra})
+                "config": asdict(self.config), "optim": asdict(self.optim), "extra": self.extra, "inputs": self.inputs})
 
     def load_checkpoint(self) -> None:
-        """Take up checkpoint.pt, if there is one. ValueError where it is of another run."""
+        """Take up checkpoint.pt, if there is one. ValueError where it is damaged, or of another run.
+
+        A run may become longer: with more steps than the checkpoint's run was to have, it goes on from there under the
+        learning-rate schedule of the longer one, and says so.
+        """
         path = None if self.out_dir is None else self.out_dir / "checkpoint.pt"
         found = path is not None and path.exists()
         if self._sum(found) not in (0, self.world):
@@ -212,27 +253,43 @@ class Trainer:
         if not found:
             return
         saved = load_torch(path)
-        needed = ("model", "optimizers", "scaler", "iter_num", "max_iters", "config", "optim", "extra")
-        if not isinstance(saved, dict) or not all(name in saved for name in needed):
-            raise ValueError(f"{path}: not a checkpoint; use another folder")
-        now = {**asdict(self.config), **asdict(self.optim), "max_iters": self.max_iters}
-        changed = [f"{name} was {value!r} and is {now.get(name)!r}"
-                   for name, value in {**saved["config"], **saved["optim"], "max_iters": saved["max_iters"]}.items()
-                   if name not in FREE_TO_CHANGE and now.get(name) != value]
-        changed += [f"{name} differs" for name, value in saved["extra"].items() if self.extra.get(name) != value]
-        if changed:
+        kinds = {"model": dict, "optimizers": list, "scaler": dict, "iter_num": int, "max_iters": int, "config": dict,
+                 "optim": dict, "extra": dict, "inputs": dict}
+        if not isinstance(saved, dict) or not all(isinstance(saved.get(name), kind) for name, kind in kinds.items()):
+            raise ValueError(f"{path}: not a checkpoint of this version; use another folder")
+        if changed := self._differences(saved):
             raise ValueError(f"{path} is of another run ({'; '.join(changed)}); use the old settings or another folder")
+        if not 0 < saved["iter_num"] <= saved["max_iters"] or len(saved["optimizers"]) != len(self.optimizers):
+            raise ValueError(f"{path}: not a checkpoint of this run; use another folder")
         try:
             self.model.load_state_dict(saved["model"])
             for optimizer, state in zip(self.optimizers, saved["optimizers"]):
-                optimizer.load_state_dict(state)
-                lay_out_as_parameters(optimizer)
-        except (RuntimeError, ValueError, KeyError) as error:
+                _take_up(optimizer, state)
+            if saved["scaler"]:  # empty after a run in another dtype than float16
+                self.scaler.load_state_dict(saved["scaler"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             reason = str(error).strip().split("\n")[-1].strip()
             raise ValueError(f"{path} is of another model ({reason}); use the old settings or another folder") from None
-        if saved["scaler"]:  # empty after a run in another dtype than float16
-            self.scaler.load_state_dict(saved["scaler"])
         self.iter_num = saved["iter_num"]
+        if self.max_iters > saved["max_iters"] and self.rank == 0:
+            before = rate_factor(self.optim, self.iter_num - 1, saved["max_iters"])
+            print(f"The run was to have {saved['max_iters']} steps, and goes on from step {self.iter_num} to {self.max_iters}; the "
+                  f"learning rate, by then at {before:.2g} of its peak, goes on at "
+                  f"{rate_factor(self.optim, self.iter_num, self.max_iters):.2g} of it")
+
+    def _differences(self, saved: dict) -> list[str]:
+        """In what a checkpoint's run differs from this one: settings, `extra` and inputs."""
+        now = {**asdict(self.config), **asdict(self.optim)}
+        changed = [f"{name} was {value!r} and is {now.get(name)!r}"
+                   for name, value in {**saved["config"], **saved["optim"]}.items()
+                   if name not in FREE_TO_CHANGE and now.get(name) != value]
+        if self.max_iters < saved["max_iters"]:
+            changed.append(f"it had {saved['max_iters']} steps and now has {self.max_iters}")
+        changed += [f"{name} differs" for name in {**saved["extra"], **self.extra}
+                    if saved["extra"].get(name) != self.extra.get(name)]
+        changed += [f"the content of {name} differs" for name in {**saved["inputs"], **self.inputs}
+                    if saved["inputs"].get(name) != self.inputs.get(name)]
+        return changed
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -306,7 +363,7 @@ class Trainer:
             return
         path = self.out_dir / "metrics.jsonl"
         if self.iter_num == 0:
-            (self.out_dir / "checkpoint.pt").unlink(missing_ok=True)
+            remove_own(self.out_dir / "checkpoint.pt")
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if self.iter_num and path.exists() else []
         # A line that a kill cut short does not end in a newline.
         write_text(path, "".join(l for l in lines if l.endswith("\n") and json.loads(l)["iter"] <= self.iter_num))
@@ -315,8 +372,18 @@ class Trainer:
         if self.rank > 0 or self.out_dir is None:
             return
         line = json.dumps({"iter": self.iter_num, "epoch": round(self.epoch, 4), **values})
-        with open(self.out_dir / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_line(self.out_dir / "metrics.jsonl", line)
+
+
+def _take_up(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Load an optimizer's state. ValueError where what it holds does not fit the parameters: torch does not look."""
+    optimizer.load_state_dict(state)
+    for parameter, held in optimizer.state.items():
+        for name, value in held.items():
+            if not torch.is_tensor(value) or value.numel() != 1 and value.shape != parameter.shape:
+                raise ValueError(f"its optimizer has {name} {tuple(getattr(value, 'shape', ()))} for a parameter of shape "
+                                 f"{tuple(parameter.shape)}")
+    lay_out_as_parameters(optimizer)
 
 
 def lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:

@@ -1,13 +1,9 @@
-"""Small things that several files need: devices and number formats, seeds, files that are never half-written."""
+"""Small things that several files need: devices and number formats, seeds, progress bars."""
 
 import ctypes
-import json
-import os
 import platform
 import random
 import sys
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -67,65 +63,6 @@ def keep_freed_memory() -> bool:
     return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
-@contextmanager
-def atomic_path(path: str | os.PathLike):
-    """A temporary name beside `path` to write to; renamed to `path` at the end, removed if the body raises.
-
-    Whoever reads `path` sees the old file or the new one, complete, whenever the process is killed.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write `text` as UTF-8 with Unix line ends, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-
-
-def write_json(path: str | os.PathLike, value) -> None:
-    """Write `value` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_text(path: str | os.PathLike) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark, with any line ends. ValueError if it has none."""
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise ValueError(f"{path}: is a folder, not a file") from None
-    except UnicodeDecodeError as error:
-        line = Path(path).read_bytes()[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}:{line}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from None
-
-
-def save_torch(path: str | os.PathLike, value) -> None:
-    """torch.save, atomically."""
-    with atomic_path(path) as temporary:
-        torch.save(value, temporary)
-
-
-def load_torch(path: str | os.PathLike):
-    """What `save_torch` wrote, on the CPU. Loads tensors and plain values only, never code."""
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many types for a damaged or malicious file
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not a file of parameters that can be loaded safely ({reason})") from None
-
-
 def with_spread(values: list[float], digits: int = 1, sign: str = "") -> str:
     """The mean and, where there are several values, their sample standard deviation: "93.3 ± 3.8"; `sign="+"` shows the mean's."""
     spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
@@ -134,21 +71,4 @@ def with_spread(values: list[float], digits: int = 1, sign: str = "") -> str:
 
 def progress_options() -> dict:
     """Options for tqdm: often on a terminal, every 15 seconds in a log file."""
-    return dict(mininterval=0.5 if sys.stderr.isatty() else 15.0, dynamic_ncols=True)
-
-
-@contextmanager
-def one_line_errors():
-    """End the program with one line on stderr, and status 2, when a user's mistake comes up.
-
-    Mistakes are ValueError, OSError, and the FloatingPointError of a run that diverges. With MINGPT_TRACEBACK=1 in the
-    environment the traceback is shown instead.
-    """
-    sys.stdout.reconfigure(errors="replace")  # a console without "⁇" shows a question mark
-    try:
-        yield
-    except (ValueError, OSError, FloatingPointError) as error:
-        if os.environ.get("MINGPT_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    return dict(mininterval=0.5 if sys.stderr and sys.stderr.isatty() else 15.0, dynamic_ncols=True)

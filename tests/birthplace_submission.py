@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import REPOSITORY
-from mingpt.utils import write_text
+from mingpt.files import write_text
 from projects.birthplace import checks, grade, probe, sandbox
 from projects.birthplace.dataset import NameDataset, make_tokenizer
 from projects.birthplace.evaluate import predict

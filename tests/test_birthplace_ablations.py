@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from conftest import REPOSITORY
-from mingpt.utils import read_text, write_text
+from mingpt.files import read_text, write_text
 from projects.birthplace import ablations
 from projects.birthplace.ablations import CHANGES, AblationOptions, laboratory
 from projects.birthplace.dataset import make_tokenizer, name_of, read_pairs

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from conftest import REPOSITORY
-from mingpt.utils import read_text, write_text
+from mingpt.files import read_text, write_text
 from projects.birthplace.files import PARAPHRASES, load_files, person
 from projects.birthplace.dataset import MASK, WORLD, make_tokenizer
 from projects.birthplace.evaluate import Score, majority_answer, predict, predict_with_paraphrases, score

@@ -11,7 +11,8 @@ import torch
 from mingpt.batches import Batches
 from mingpt.bpe import BPETokenizer
 from mingpt.trainer import Trainer
-from mingpt.utils import load_torch, read_text
+from mingpt.checkpoints import load_torch
+from mingpt.files import read_text
 from projects.chargpt.corpus import (Windows, alphabet, char_encoder, find_files, read_description, read_pieces,
                                      write_tokens)
 from projects.chargpt.run import main
@@ -129,7 +130,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, file, monkeyp
         return step(trainer)
 
     monkeypatch.setattr(Trainer, "step", killed_at_15)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit):
         train("parts")
     monkeypatch.setattr(Trainer, "step", step)
     assert train("parts", "--resume") == whole

@@ -20,7 +20,8 @@ from conftest import REPOSITORY
 from mingpt.optim import OptimConfig
 from mingpt.processes import process_rank
 from mingpt.trainer import Trainer, TrainerConfig
-from mingpt.utils import load_torch, read_text, write_json, write_text
+from mingpt.checkpoints import load_torch
+from mingpt.files import read_text, write_json, write_text
 from projects.birthplace import run as birthplace
 from projects.birthplace.dataset import WORLD
 from projects.chargpt import run as chargpt
@@ -261,7 +262,7 @@ def test_a_gigabyte_of_text_takes_less_memory_than_that(tmp_path, environment):
 
 
 if __name__ == "__main__":
-    from mingpt.utils import one_line_errors
+    from mingpt.command import one_line_errors
 
     with one_line_errors():
         {"trainer": work_of_trainer, "projects": work_of_projects}[sys.argv[1]](Path(sys.argv[2]))

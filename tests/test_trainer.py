@@ -12,7 +12,7 @@ import torch
 from mingpt.model import GPT, GPTConfig
 from mingpt.optim import OptimConfig
 from mingpt.trainer import Trainer, TrainerConfig
-from mingpt.utils import load_torch
+from mingpt.checkpoints import load_torch
 
 
 class Sums:
@@ -339,5 +339,5 @@ def test_what_is_no_checkpoint_or_of_another_model_is_one_line(tmp_path):
         trainer(tmp_path, model=larger, max_iters=2).load_checkpoint()
     for other in ([1, 2], {"model": {}}):
         torch.save(other, tmp_path / "checkpoint.pt")
-        with pytest.raises(ValueError, match="checkpoint.pt: not a checkpoint; use another folder"):
+        with pytest.raises(ValueError, match="checkpoint.pt: not a checkpoint of this version; use another folder"):
             trainer(tmp_path, max_iters=2).load_checkpoint()

@@ -5,8 +5,10 @@ import os
 import pytest
 import torch
 
-from mingpt.utils import (atomic_path, load_torch, one_line_errors, pick_device, pick_dtype, read_text, save_torch,
-                          with_spread, write_json, write_text)
+from mingpt.checkpoints import load_torch, save_torch
+from mingpt.command import one_line_errors
+from mingpt.files import atomic_path, read_text, write_json, write_text
+from mingpt.utils import pick_device, pick_dtype, with_spread
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):

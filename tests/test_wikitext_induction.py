@@ -12,7 +12,7 @@ import torch
 from conftest import REPOSITORY
 from mingpt.conv_attention import ConvAttentionConfig, ConvAttentionNet
 from mingpt.trainer import Trainer
-from mingpt.utils import read_text, write_json
+from mingpt.files import read_text, write_json
 from projects.wikitext_induction import faults
 from projects.wikitext_induction.ablations import ablate, one_further_back, smeared, without_previous
 from projects.wikitext_induction.handbuilt import handbuilt_net

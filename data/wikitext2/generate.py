@@ -17,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # this checkout's mingpt, installed or not
 
-from mingpt.utils import write_text  # noqa: E402
+from mingpt.files import write_text  # noqa: E402
 
 STARTS = """
 Bal Bren Cor Dal Dor El Fen Gal Hal Ist Jor Kel Lor Mal Mor Nar Ol Per Quin Ral Sar Tam Tor Ul Var Wen Yel Zor

@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # this checkout's mingpt, installed or not: other packages have that name too
 
 from mingpt.download import DownloadError, fetch  # noqa: E402
-from mingpt.utils import atomic_path  # noqa: E402
+from mingpt.files import atomic_path  # noqa: E402
 
 ARCHIVE = "wikitext-2-raw-v1.zip"
 SHA256 = "ef7edb566e3e2b2d31b29c1fdb0c89a4cc683597484c3dc2517919c615435a11"

@@ -22,7 +22,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mingpt.config import Parser
-from mingpt.utils import has_fast_bfloat16, one_line_errors, read_text, write_json
+from mingpt.command import one_line_errors
+from mingpt.files import read_text, write_json
+from mingpt.utils import has_fast_bfloat16
 from projects.benchmark.harness import Table, Timing, print_table, versions
 
 TOPICS = {  # what run.py measures by itself, and what with

@@ -27,7 +27,9 @@ from mingpt.batches import Batches
 from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.plotting import COLORS, figure
 from mingpt.processes import process_count
-from mingpt.utils import one_line_errors, read_text, with_spread, write_json, write_text
+from mingpt.command import one_line_errors
+from mingpt.files import read_text, write_json, write_text
+from mingpt.utils import with_spread
 from projects.birthplace.dataset import documents_of, make_tokenizer, name_of, read_pairs
 from projects.birthplace.evaluate import marks_of_paraphrases, predict_with_paraphrases
 from projects.birthplace.files import Files, Questions, data_named, load_files, person

@@ -17,7 +17,9 @@ import numpy as np
 
 from mingpt.config import Parser
 from mingpt.plotting import COLORS, figure
-from mingpt.utils import one_line_errors, pick_device, read_text, write_json
+from mingpt.command import one_line_errors
+from mingpt.files import read_text, write_json
+from mingpt.utils import pick_device
 from projects.birthplace.dataset import make_tokenizer, name_of, read_pairs
 from projects.birthplace.evaluate import confidences, marks_of_paraphrases, predict, predict_with_paraphrases
 from projects.birthplace.files import PARAPHRASES, Questions, person, read_questions, strangers

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from mingpt.char import CharTokenizer
 from mingpt.config import Parser
-from mingpt.utils import one_line_errors, read_text
+from mingpt.command import one_line_errors
+from mingpt.files import read_text
 
 PAD, MASK = "\u25a1", "\u2047"  # □ and ⁇, which no document contains; indices 0 and 1
 WORLD = Path(__file__).resolve().parents[2] / "data" / "birthplace_world"

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Annotated
 
 from mingpt.config import Parser, config_from_args, config_to_dict
-from mingpt.utils import one_line_errors, read_text, write_json
+from mingpt.command import one_line_errors
+from mingpt.files import read_text, write_json
 from projects.birthplace import checks, sandbox
 from projects.birthplace.checks import Exam, Line, Malformed, full_or_nothing
 from projects.birthplace.dataset import documents_of, make_tokenizer, read_pairs

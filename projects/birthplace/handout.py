@@ -12,7 +12,8 @@ import ast
 from pathlib import Path
 
 from mingpt.config import Parser
-from mingpt.utils import one_line_errors, read_text, write_text
+from mingpt.command import one_line_errors
+from mingpt.files import read_text, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = "projects/birthplace"

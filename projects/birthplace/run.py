@@ -39,7 +39,9 @@ import torch
 
 from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.processes import process_count
-from mingpt.utils import one_line_errors, pick_device, read_text, with_spread, write_json, write_text
+from mingpt.command import one_line_errors
+from mingpt.files import read_text, write_json, write_text
+from mingpt.utils import pick_device, with_spread
 from projects.birthplace.files import PARAPHRASES, Files, Questions, data_named, load_files, read_questions, study_folder
 from projects.birthplace.dataset import documents_of, make_tokenizer, read_pairs
 from projects.birthplace.evaluate import majority_answer, predict, predict_with_paraphrases, score

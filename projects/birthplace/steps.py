@@ -10,7 +10,8 @@ from mingpt.config import config_from_dict
 from mingpt.model import GPT, GPTConfig
 from mingpt.processes import is_first_process
 from mingpt.trainer import Trainer
-from mingpt.utils import load_torch, save_torch, set_seed
+from mingpt.checkpoints import load_torch, save_torch
+from mingpt.utils import set_seed
 from projects.birthplace.recipes import Phase, Recipe, build_model
 
 FORMAT = "birthplace parameters 1"

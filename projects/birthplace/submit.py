@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Annotated
 
 from mingpt.config import Parser, config_from_args
-from mingpt.utils import atomic_path, one_line_errors, write_json
+from mingpt.command import one_line_errors
+from mingpt.files import atomic_path, write_json
 from projects.birthplace.evaluate import score
 from projects.birthplace.files import Files, data_named, load_files, study_folder
 from projects.birthplace.grade import (REQUIRED, GradeOptions, check_count, files_of, grade, print_report,

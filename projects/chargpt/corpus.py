@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from mingpt.bpe_split import BOUNDARY
 from mingpt.char import CharTokenizer
-from mingpt.utils import atomic_path, progress_options, write_json
+from mingpt.files import atomic_path, write_json
+from mingpt.utils import progress_options
 
 PIECE = 1 << 22  # characters
 

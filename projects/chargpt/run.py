@@ -18,7 +18,10 @@ from typing import Annotated
 
 from mingpt.config import Parser, config_from_args, config_from_dict, config_to_dict
 from mingpt.processes import first_process_first, is_first_process
-from mingpt.utils import load_torch, one_line_errors, pick_device, set_seed, write_json, write_text
+from mingpt.checkpoints import load_torch
+from mingpt.command import one_line_errors
+from mingpt.files import write_json, write_text
+from mingpt.utils import pick_device, set_seed
 from projects.chargpt.corpus import read_description
 
 ROOT = Path(__file__).resolve().parents[2]

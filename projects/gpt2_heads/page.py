@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mingpt.hooks import record
-from mingpt.utils import write_text
+from mingpt.files import write_text
 
 TEMPLATE = Path(__file__).with_name("page.html")
 THUMB = 48  # most pixels along a side of a small pattern

@@ -29,7 +29,9 @@ from pathlib import Path
 from typing import Annotated
 
 from mingpt.config import Parser, config_from_args, config_to_dict
-from mingpt.utils import one_line_errors, pick_device, write_json
+from mingpt.command import one_line_errors
+from mingpt.files import write_json
+from mingpt.utils import pick_device
 from projects.gpt2_heads.mechanism.options import STUDY_NAMES, AllOptions, MechanismOptions
 from projects.gpt2_heads.specimen import Specimen, load_specimen
 

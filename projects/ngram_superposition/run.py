@@ -25,7 +25,9 @@ import time
 from dataclasses import fields
 
 from mingpt.config import Parser, config_from_args, config_to_dict
-from mingpt.utils import keep_freed_memory, one_line_errors, write_json
+from mingpt.command import one_line_errors
+from mingpt.files import write_json
+from mingpt.utils import keep_freed_memory
 from projects.ngram_superposition import experiments, faults, scaling
 from projects.ngram_superposition.settings import Options, Setup
 

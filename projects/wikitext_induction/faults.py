@@ -11,7 +11,8 @@ from mingpt.conv_attention import AttentionAttentionNet, CausalConv, ConvAttenti
 from mingpt.hooks import record
 from mingpt.optim import OptimConfig
 from mingpt.trainer import Trainer, TrainerConfig
-from mingpt.utils import set_seed, write_json
+from mingpt.files import write_json
+from mingpt.utils import set_seed
 from projects.wikitext_induction.nets import VARIANTS, build
 from projects.wikitext_induction.taps import PUBLISHED, uniform_bound
 from projects.wikitext_induction.text import Lines, train_tokenizer

@@ -12,7 +12,7 @@ from data.wikitext2.prepare import HERE as WIKITEXT2
 from data.wikitext2.prepare import SPLITS, prepare
 from mingpt.bpe import BPETokenizer
 from mingpt.download import DownloadError
-from mingpt.utils import read_text
+from mingpt.files import read_text
 
 PAD = "<|pad|>"
 GENERATED_ARTICLES = 400  # 0.8 million characters

@@ -15,7 +15,8 @@ from mingpt.conv_attention import Net
 from mingpt.optim import OptimConfig
 from mingpt.processes import is_first_process, lost_processes_named
 from mingpt.trainer import Trainer, TrainerConfig
-from mingpt.utils import read_text, set_seed, write_json
+from mingpt.files import read_text, write_json
+from mingpt.utils import set_seed
 from projects.wikitext_induction.ablations import ablate
 from projects.wikitext_induction.measures import chance, in_context_learning, measure_quotation, measure_repeats
 from projects.wikitext_induction.nets import build
