@@ -21,8 +21,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from mingpt.config import Parser
 from mingpt.command import one_line_errors
+from mingpt.config import Parser
 from mingpt.files import read_text, write_json
 from mingpt.utils import has_fast_bfloat16
 from projects.benchmark.harness import Table, Timing, print_table, versions

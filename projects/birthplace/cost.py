@@ -11,9 +11,9 @@ from dataclasses import replace
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from mingpt.command import one_line_errors
 from mingpt.config import Parser
 from mingpt.optim import make_optimizers
-from mingpt.command import one_line_errors
 from mingpt.utils import keep_freed_memory, pick_device, pick_dtype
 from projects.birthplace.recipes import BLOCK_SIZE, build_model, get_recipe
 from projects.birthplace.variants import VARIANTS

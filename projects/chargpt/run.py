@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-from mingpt.config import Parser, config_from_args, config_from_dict, config_to_dict
-from mingpt.processes import first_process_first, is_first_process
 from mingpt.checkpoints import load_torch
 from mingpt.command import one_line_errors
+from mingpt.config import Parser, config_from_args, config_from_dict, config_to_dict
 from mingpt.files import write_json, write_text
+from mingpt.processes import first_process_first, is_first_process
 from mingpt.utils import pick_device, set_seed
 from projects.chargpt.corpus import read_description
 

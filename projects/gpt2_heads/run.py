@@ -28,8 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.command import one_line_errors
+from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.files import write_json
 from mingpt.utils import pick_device
 from projects.gpt2_heads.mechanism.options import STUDY_NAMES, AllOptions, MechanismOptions

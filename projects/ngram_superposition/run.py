@@ -24,8 +24,8 @@ Each has its own defaults, and takes the flags that it uses: `run.py EXPERIMENT 
 import time
 from dataclasses import fields
 
-from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.command import one_line_errors
+from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.files import write_json
 from mingpt.utils import keep_freed_memory
 from projects.ngram_superposition import experiments, faults, scaling
