@@ -11,10 +11,13 @@ The environment variable MINGPT_MIRROR, a base URL such as http://127.0.0.1:8000
 before the others, for the last path component of each url: above, http://127.0.0.1:8000/files/corpus.txt.
 """
 import contextlib
+import dataclasses
 import hashlib
 import os
 import re
+import socket
 import sys
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -26,6 +29,9 @@ except ImportError:  # Windows
     fcntl = None
 
 CHUNK = 1 << 16  # bytes read at a time; a cut loses at most one chunk
+SLOWEST = 1000  # bytes a second; a server that takes longer for its headers, or for a chunk, than a chunk takes at this rate is left
+LARGEST = 8 << 30  # bytes; the largest published GPT-2 has 6.4 GB
+DEADLINE = 6 * 3600.0  # seconds for a whole call
 ATTEMPTS = 3  # failures in a row, none getting further than before, after which a mirror is given up
 BACKOFF = 0.5  # seconds before the second attempt, doubled for each one after it
 
@@ -52,16 +58,21 @@ def sha256_of(path):
         return _digest(file)
 
 
-def fetch(urls, path, sha256=None, *, description=None, timeout=(5.0, 15.0), mirror_name=None):
+def fetch(urls, path, sha256=None, *, check=None, description=None, timeout=(5.0, 15.0), mirror_name=None, slowest=SLOWEST,
+          largest=LARGEST, deadline=DEADLINE):
     """Make sure that `path` holds the file, downloading it if need be.
 
     Arguments:
         urls: a url, or several mirrors of the same file in the order to try them.
         path: where the file goes; missing folders are created.
-        sha256: expected SHA-256 in hex. Without it an existing file is taken as it is, and a download is taken to
-            be right when its length is what the server announced.
+        sha256: expected SHA-256 in hex. Without it a download is taken to be right when its length is what the server
+            announced, and `check` has nothing against it; without that too, an existing file is taken as it is.
+        check: a function of the path of a file that raises ValueError if it is not a right one.
         description: label of the progress bar (on stderr, if that is a terminal); the file's name by default.
         timeout: (connect, read), seconds to wait for a connection and for the next bytes.
+        slowest: bytes a second; a server that sends less is given up.
+        largest: bytes; a larger file is refused, and no more than this is ever written.
+        deadline: seconds for all of it.
         mirror_name: what the file is called on the mirror of MINGPT_MIRROR; by default, the last part of its url.
 
     Returns `path` as a Path. An existing file with another SHA-256 stays where it is until a verified one is there
@@ -78,14 +89,15 @@ def fetch(urls, path, sha256=None, *, description=None, timeout=(5.0, 15.0), mir
         if path.is_dir():
             raise DownloadError(f"{path} is a folder where a file is to be written: give another path")
         if path.exists():
-            if sha256 is None or sha256_of(path) == sha256:
+            if not (wrong := _what_is_wrong(path, sha256, check)):
                 return path
-            print(f"{path} is not the expected file (its sha256 differs): downloading it again", file=sys.stderr)
+            print(f"{path} is not the expected file ({wrong}): downloading it again", file=sys.stderr)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _part_of(path, sha256) as part:
-            _fill(part, dict.fromkeys(urls), sha256, description or path.name, timeout)
+            limits = _Limits(timeout, slowest, largest, time.monotonic() + deadline)
+            _fill(part, dict.fromkeys(urls), sha256, check, description or path.name, limits)
     except _Refused as refusal:
-        note = " The file now there has another sha256 and was left alone." if path.exists() else ""
+        note = " The file now there is another one and was left alone." if path.exists() else ""
         raise DownloadError(f"could not download {path.name}: {refusal}.{note} Try again later, or get it by hand and "
                             f"put it at {path.absolute()} (sha256 {sha256 or 'not known'})") from refusal
     except OSError as error:
@@ -94,10 +106,40 @@ def fetch(urls, path, sha256=None, *, description=None, timeout=(5.0, 15.0), mir
     return path
 
 
+def _what_is_wrong(path, sha256, check):
+    """Why the file at `path` is not the expected one; "" if it is."""
+    if sha256 is not None:
+        return "" if sha256_of(path) == sha256 else "its sha256 differs"
+    try:
+        if check:
+            check(path)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@dataclasses.dataclass
+class _Limits:
+    """What a call may take: (connect, read) seconds without a byte, bytes a second, bytes, and the time when it must end."""
+
+    timeout: tuple
+    slowest: float
+    largest: int
+    end: float
+
+    def patience(self):
+        """Seconds that the next chunk, or the headers of an answer, may take."""
+        left = self.end - time.monotonic()
+        if left <= 0:
+            raise _Refused("the time for the whole download is over")
+        return min(left, CHUNK / self.slowest)
+
+
 @contextlib.contextmanager
 def _part_of(path, sha256):
     """Open a file to download into; on a clean exit it becomes `path`, after an error it waits for the next call."""
     part, shared = _claim(path)
+    _remove_stale(path)
     try:
         yield part
         part.flush()
@@ -139,10 +181,24 @@ def _claim(path):
         except OSError:
             pass  # in use, renamed or not lockable: all the same
         part.close()
-    return open(f"{path}.{uuid.uuid4().hex[:8]}.part", "a+b"), False
+    own = open(f"{path}.{uuid.uuid4().hex[:8]}.part", "a+b")
+    if fcntl:
+        with contextlib.suppress(OSError):
+            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a sign of life, for `_remove_stale`
+    return own, False
 
 
-def _fill(part, urls, sha256, label, timeout):
+def _remove_stale(path):
+    """Remove the parts of this file with names of their own whose writers are dead: nobody holds the lock on them."""
+    for old in path.parent.glob("*.part"):
+        if not fcntl or not re.fullmatch(re.escape(path.name) + r"\.[0-9a-f]{8}\.part", old.name):
+            continue
+        with contextlib.suppress(OSError), open(old, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            old.unlink()
+
+
+def _fill(part, urls, sha256, check, label, limits):
     """Fill `part` from the first url that delivers; raise _Refused with the answers of all if none does."""
     answers, dead_hosts = [], set()
     for url in urls:
@@ -151,7 +207,7 @@ def _fill(part, urls, sha256, label, timeout):
             answers.append(f"{url}: the same host")
             continue
         try:
-            return _Transfer(url, part, sha256, label, timeout).run()
+            return _Transfer(url, part, sha256, check, label, limits).run()
         except _Refused as refusal:
             answers.append(f"{url}: {refusal}")
             if isinstance(refusal, _Unreachable):
@@ -162,9 +218,10 @@ def _fill(part, urls, sha256, label, timeout):
 class _Transfer:
     """Fill a part file from one url, over as many requests as it takes."""
 
-    def __init__(self, url, part, sha256, label, timeout):
-        self.url, self.part, self.sha256, self.label, self.timeout = url, part, sha256, label, timeout
+    def __init__(self, url, part, sha256, check, label, limits):
+        self.url, self.part, self.sha256, self.check, self.label, self.limits = url, part, sha256, check, label, limits
         self.etag = None  # names the version that the part holds, once this url has said so
+        self.total = None  # how long that version is
 
     def run(self):
         """Return when the part is the file; raise _Refused when this url cannot make it so."""
@@ -176,10 +233,11 @@ class _Transfer:
                 return
             try:
                 from_start = self.request()
-                digest = _digest(self.part)
-                if self.sha256 in (None, digest):
+                self.part.flush()
+                wrong = _what_is_wrong(self.part.name, self.sha256, self.check)
+                if not wrong:
                     return
-                message = f"sent another file ({_size(self.part)} bytes, sha256 {digest})"
+                message = f"sent another file ({_size(self.part)} bytes, {f'sha256 {_digest(self.part)}' if self.sha256 else wrong})"
                 self.part.truncate(0)
                 # A resumed part may be two versions spliced: that is worth another request, for the whole file.
                 raise (_Refused if from_start else _Interrupted)(message)
@@ -201,20 +259,33 @@ class _Transfer:
             headers["Range"] = f"bytes={offset}-"
             if self.etag:
                 headers["If-Range"] = self.etag
-        try:
-            with requests.get(self.url, headers=headers, stream=True, timeout=self.timeout) as response:
-                offset, total = self.agree(response, offset)
-                self.receive(response, offset, total)
-        except requests.RequestException as error:
-            cause = error.args[0] if error.args else error
-            if isinstance(cause, urllib3.exceptions.MaxRetryError):  # unknown host, refused, no route, bad certificate
-                raise _Unreachable(re.sub(r"^\w+\(.*?\): ", "", str(cause.reason.args[-1]))) from error
-            if isinstance(error, (requests.ConnectionError, requests.Timeout)):
-                raise _Interrupted(f"no answer ({cause})") from error
-            raise _Refused(error) from error
-        except urllib3.exceptions.HTTPError as error:
-            raise _Interrupted(f"connection lost after {_size(self.part)} bytes ({error})") from error
+        with _Watch() as watch, _session(watch) as session:
+            watch.allow(self.limits.patience())
+            try:
+                with session.get(self.url, headers=headers, stream=True, timeout=self.limits.timeout) as response:
+                    offset, total = self.agree(response, offset)
+                    self.receive(response, offset, total, watch)
+            except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError, OSError) as error:
+                if isinstance(error, DownloadError) or isinstance(error, OSError) and error.filename is not None:
+                    raise
+                self.refuse_slowness(watch, error)
+                cause = error.args[0] if error.args else error
+                if isinstance(cause, urllib3.exceptions.MaxRetryError):  # unknown host, refused, no route, bad certificate
+                    raise _Unreachable(re.sub(r"^\w+\(.*?\): ", "", str(cause.reason.args[-1]))) from error
+                if isinstance(error, (requests.ConnectionError, requests.Timeout)):
+                    raise _Interrupted(f"no answer ({cause})") from error
+                if isinstance(error, urllib3.exceptions.HTTPError):
+                    raise _Interrupted(f"connection lost after {_size(self.part)} bytes ({error})") from error
+                if isinstance(error, (requests.RequestException, ValueError)):  # such as a malformed redirection
+                    raise _Refused(error) from error
+                raise
         return offset == 0
+
+    def refuse_slowness(self, watch, error=None):
+        """_Refused if the watch has closed the connection. (To the reader that looks like an end of the answer.)"""
+        if watch.rang:
+            self.limits.patience()
+            raise _Refused(f"sends less than {self.limits.slowest:g} bytes a second") from error
 
     def agree(self, response, offset):
         """Check status and headers against what was asked for.
@@ -229,29 +300,135 @@ class _Transfer:
             raise _Refused(f"HTTP {status} {response.reason}")
         if headers.get("Content-Type", "").startswith("text/html") and not self.url.endswith((".html", ".htm")):
             raise _Refused("an HTML page instead of the file (a login or error page?)")
+        if (encoding := headers.get("Content-Encoding", "identity").strip().lower()) not in ("", "identity"):
+            raise _Refused(f"sends the file packed ({encoding[:20]}), which was not asked for")
         etag = headers.get("ETag", "")
         etag = etag if etag.startswith('"') else None  # a weak one, W/"...", does not promise equal bytes
         if status == 200:  # no range was asked for, or the server ignores ranges, or its file has changed
             self.part.truncate(0)
             self.etag = etag
-            length = headers.get("Content-Length", "")
-            return 0, int(length) if length.isdigit() else None
-        span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", ""))
-        if not span or int(span[1]) != offset or (self.etag and etag != self.etag):
+            self.total = self.length_of(headers)
+            return 0, self.total
+        span = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", headers.get("Content-Range", ""))
+        total = None if not span else int(span[2]) + 1 if span[3] == "*" else int(span[3])
+        same = span and int(span[1]) == offset and self.etag in (None, etag) and self.total in (None, total)
+        if not same:
             self.part.truncate(0)
             raise _Interrupted(f"HTTP {status} for another part of the file, or of another version of it")
-        return offset, int(span[2]) + 1 if span[3] == "*" else int(span[3])
+        return offset, total
 
-    def receive(self, response, offset, total):
+    def length_of(self, headers):
+        """The announced length of a whole file; None if there is none, and the end can be told without."""
+        length = headers.get("Content-Length")
+        if length is None:
+            chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
+            if self.sha256 is None and self.check is None and not chunked:
+                raise _Refused("announces no length, so that an answer that is cut off could not be told from a whole one")
+            return None
+        if not re.fullmatch("[0-9]{1,18}", length):
+            raise _Refused(f"announces a length that is no number ({length[:20]!r})")
+        return int(length)
+
+    def receive(self, response, offset, total, watch):
         """Append the answer's body to the part and see that it came whole."""
         from tqdm import tqdm
 
+        if total is not None and total > self.limits.largest:
+            raise _Refused(f"has {total} bytes, and at most {self.limits.largest} are taken")
+        held = offset
         with tqdm(desc=self.label, initial=offset, total=total, unit="B", unit_scale=True, disable=None) as bar:
             for chunk in response.raw.stream(CHUNK, decode_content=False):  # the bytes as sent, never gunzipped
+                held += len(chunk)
+                if held > self.limits.largest:
+                    self.part.truncate(0)
+                    raise _Refused(f"sends more than {self.limits.largest} bytes")
                 self.part.write(chunk)
                 bar.update(len(chunk))
+                watch.allow(self.limits.patience())
+        self.refuse_slowness(watch)
         if total is not None and _size(self.part) != total:
             raise _Interrupted(f"sent {_size(self.part)} of {total} bytes")
+
+
+class _Watch:
+    """Closes connections that take longer than allowed. A time-out is for the silence between two bytes; this is for drips.
+
+    A thread waits for the time at which patience ends, and shuts the sockets down, so that whoever reads from them finds the
+    end. It ends with the context.
+    """
+
+    def __init__(self):
+        self.rang, self._end, self._sockets, self._changed = False, None, [], threading.Condition()
+
+    def add(self, sock):
+        """Watch a connection. The copy that is kept outlives the wrapping of the original in TLS."""
+        with self._changed:
+            if self.rang:
+                raise ConnectionError("the time for an answer is over")  # no more redirections
+            self._sockets.append(sock.dup())
+
+    def allow(self, seconds):
+        """Let so much time pass from now on."""
+        with self._changed:
+            self._end = time.monotonic() + seconds
+            self._changed.notify()
+
+    def __enter__(self):
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error):
+        with self._changed:
+            self._end = -1.0
+            self._changed.notify()
+        self._thread.join()
+        for sock in self._sockets:
+            sock.close()
+
+    def _wait(self):
+        with self._changed:
+            while self._end is None or (left := self._end - time.monotonic()) > 0:
+                self._changed.wait(None if self._end is None else left)
+            if self._end < 0:
+                return
+            self.rang = True
+            for sock in self._sockets:
+                with contextlib.suppress(OSError):  # the other side may have closed it
+                    sock.shutdown(socket.SHUT_RDWR)
+
+
+def _session(watch):
+    """A requests session whose connections are under `watch` from the moment that they are open."""
+    import requests
+    from requests.packages import urllib3
+
+    def watched(pool):
+        class Connection(pool.ConnectionCls):
+            def _new_conn(self):
+                sock = super()._new_conn()
+                watch.add(sock)
+                return sock
+
+        return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
+
+    pools = {"http": watched(urllib3.connectionpool.HTTPConnectionPool),
+             "https": watched(urllib3.connectionpool.HTTPSConnectionPool)}
+
+    class Adapter(requests.adapters.HTTPAdapter):
+        def init_poolmanager(self, *args, **options):
+            super().init_poolmanager(*args, **options)
+            self.poolmanager.pool_classes_by_scheme = pools
+
+        def proxy_manager_for(self, *args, **options):
+            manager = super().proxy_manager_for(*args, **options)
+            manager.pool_classes_by_scheme = pools
+            return manager
+
+    session = requests.Session()
+    session.mount("http://", Adapter())
+    session.mount("https://", Adapter())
+    return session
 
 
 def _digest(file):

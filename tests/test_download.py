@@ -2,6 +2,7 @@
 
 What holds throughout: a call ends with the right file, or with DownloadError and no file under the final name.
 """
+import gzip
 import hashlib
 import http.server
 import importlib.util
@@ -358,6 +359,151 @@ def test_errors_name_the_file_the_answer_and_the_remedy(start, path, behaviour, 
         assert part in message
     assert "\n" not in message and isinstance(caught.value, ValueError)
     assert len(server.requests) == requests and not path.exists()
+
+
+def drip(first, rest, pause=0.01):
+    """Sends `first`, and then `rest` byte by byte without an end, as a server may that wants to hold its visitors."""
+    def behave(handler):
+        handler.close_connection = True
+        try:
+            handler.wfile.write(first)
+            while True:
+                for byte in rest:
+                    handler.wfile.write(bytes([byte]))
+                    handler.wfile.flush()
+                    time.sleep(pause)
+        except OSError:  # the client has left
+            pass
+    return behave
+
+
+def flood(first, block):
+    """Sends `first`, and then `block` again and again, as fast as it can."""
+    def behave(handler):
+        handler.close_connection = True
+        try:
+            handler.wfile.write(first)
+            while True:
+                handler.wfile.write(block)
+        except OSError:
+            pass
+    return behave
+
+
+OK_LINE = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize("behaviour", [
+    drip(OK_LINE + b"Content-Length: 512000\r\n\r\n", b"x"),  # a body of single bytes
+    drip(OK_LINE + b"\r\n", b"x"),  # without an end, too
+    drip(OK_LINE + b"X-Long: ", b"a"),  # a header that does not end
+    drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    drip(b"HTTP/1.1 302 Found\r\nLocation: /else", b"where"),
+])
+def test_a_server_that_sends_too_slowly_is_left_for_the_next(start, path, behaviour):
+    slow, good = start(behaviour), start(serve)
+    rate = download.CHUNK / 0.3  # a chunk, or the headers, in 0.3 seconds; no server here is slower than that by less than 10 times
+    threads = threading.active_count()
+    with pytest.raises(DownloadError, match="sends less than .* bytes a second"):
+        fetch(slow.url, path, sha(DATA), slowest=rate)
+    assert len(slow.requests) == 1 and threading.active_count() <= threads + 1, "the server's one may be there for a moment"
+    fetch([slow.url, good.url], path, sha(DATA), slowest=rate)
+    assert path.read_bytes() == DATA
+
+
+def test_a_body_without_end_does_not_fill_the_disk(start, path):
+    block = bytes(1 << 16)
+    for first in (b"\r\n", b"Content-Length: 999999999999\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"):
+        endless = flood(OK_LINE + first, b"10000\r\n" + block + b"\r\n" if b"chunked" in first else block)
+        with pytest.raises(DownloadError, match="sends more than 600000 bytes|has 999999999999 bytes, and at most 600000 are taken"):
+            fetch(start(endless).url, path, sha(DATA), largest=600_000)
+        assert not path.exists() and sum(part.stat().st_size for part in path.parent.iterdir()) <= 600_000
+
+
+def test_continue_without_end_at_full_speed_ends(start, path):
+    with pytest.raises(DownloadError, match="sends less than .* bytes a second"):
+        fetch(start(flood(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100)).url, path, sha(DATA), slowest=download.CHUNK / 0.3)
+
+
+def test_all_of_it_has_a_deadline(start, path):
+    """A server may be fast enough at each moment and still never come to an end, by cutting every answer."""
+    def cut_later(handler):
+        time.sleep(0.05)
+        serve(handler, sent=1000)
+
+    server = start(cut_later)
+    with pytest.raises(DownloadError, match="the time for the whole download is over"):
+        fetch([server.url, f"{server.url}?again"], path, sha(DATA), deadline=0.4)
+    assert 2 < len(server.requests) < 30
+
+
+@pytest.mark.parametrize("length", ["\u00b2", "9" * 5000, "-5", "1e3", "0x10"])
+def test_a_length_that_is_no_number_is_passed_over(start, path, length):
+    def behave(handler):
+        handler.wfile.write(OK_LINE + b"Content-Length: " + length.encode("latin-1") + b"\r\n\r\n" + DATA)
+        handler.close_connection = True
+
+    strange, good = start(behave), start(serve)
+    with pytest.raises(DownloadError) as caught:
+        fetch(strange.url, path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    fetch([strange.url, good.url], path)
+    assert path.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("place", ["http://[::1/", "http://a b/", "//", "http://127.0.0.1:99999/", "gopher://x/", "http://" + "a" * 300 + "/"])
+def test_a_malformed_redirection_is_passed_over(start, path, place):
+    away, good = start(lambda handler: handler.answer(302, b"", {"Location": place})), start(serve)
+    with pytest.raises(DownloadError) as caught:
+        fetch(away.url, path, sha(DATA))
+    assert "\n" not in str(caught.value)
+    fetch([away.url, good.url], path, sha(DATA))
+    assert path.read_bytes() == DATA
+
+
+def test_without_sha256_a_file_has_to_be_whole_unpacked_and_of_one_version(start, path):
+    def cut_without_length(handler):
+        handler.wfile.write(OK_LINE + b"\r\n" + DATA[:1000])
+        handler.close_connection = True
+
+    packed = lambda handler: handler.answer(200, gzip.compress(DATA), {"Content-Encoding": "gzip"})  # noqa: E731
+    for behaviour, message in ((cut_without_length, "announces no length"), (packed, r"sends the file packed \(gzip\)")):
+        with pytest.raises(DownloadError, match=message):
+            fetch(start(behaviour).url, path)
+    longer = DATA + b"more"
+
+    def same_etag_other_total(handler):
+        begin = int(handler.headers["Range"][6:-1])
+        handler.answer(206, longer[begin:], {"Content-Range": f"bytes {begin}-{len(longer) - 1}/{len(longer)}", "ETag": '"v1"'})
+
+    server = start(cut(HALF), same_etag_other_total, serve)
+    fetch(server.url, path)
+    assert path.read_bytes() == DATA and server.ranges() == [None, f"bytes={HALF}-", None]
+
+
+def test_a_check_of_ones_own_takes_the_place_of_a_sha256(start, path):
+    def check(file):
+        if Path(file).read_bytes() != DATA:
+            raise ValueError("not the file that it should be")
+
+    with pytest.raises(DownloadError, match="sent another file .*not the file that it should be"):
+        fetch(start(ok(data=OTHER)).url, path, check=check)
+    assert not path.exists()
+    path.write_bytes(OTHER)
+    fetch(start(serve).url, path, check=check)
+    assert path.read_bytes() == DATA and Path(f"{path}.bad").read_bytes() == OTHER
+    fetch("http://127.0.0.1:9/nobody/is/asked", path, check=check)
+
+
+@pytest.mark.skipif(download.fcntl is None, reason="only a lock tells whether a writer lives")
+def test_parts_of_dead_writers_are_removed(start, path):
+    kept = ["corpus.txt.mine.part", "other.txt.0123abcd.part", "corpus.txt.01234567.part"]
+    for name in (*kept, "corpus.txt.89abcdef.part"):
+        (path.parent / name).write_bytes(b"half")
+    with open(path.parent / kept[-1], "rb") as alive:
+        download.fcntl.flock(alive, download.fcntl.LOCK_EX)
+        fetch(start(serve).url, path, sha(DATA))
+    assert files(path.parent) == sorted(["corpus.txt", *kept])
 
 
 def test_a_length_announced_too_long_still_gives_the_right_file_if_the_sha256_says_so(start, path):
