@@ -282,13 +282,13 @@ class Trainer:
         now = {**asdict(self.config), **asdict(self.optim)}
         changed = [f"{name} was {value!r} and is {now.get(name)!r}"
                    for name, value in {**saved["config"], **saved["optim"]}.items()
-                   if name not in FREE_TO_CHANGE and now.get(name) != value]
+                   if name not in FREE_TO_CHANGE and _differ(now.get(name), value)]
         if self.max_iters < saved["max_iters"]:
             changed.append(f"it had {saved['max_iters']} steps and now has {self.max_iters}")
         changed += [f"{name} differs" for name in {**saved["extra"], **self.extra}
-                    if saved["extra"].get(name) != self.extra.get(name)]
+                    if _differ(saved["extra"].get(name), self.extra.get(name))]
         changed += [f"the content of {name} differs" for name in {**saved["inputs"], **self.inputs}
-                    if saved["inputs"].get(name) != self.inputs.get(name)]
+                    if _differ(saved["inputs"].get(name), self.inputs.get(name))]
         return changed
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -373,6 +373,14 @@ class Trainer:
             return
         line = json.dumps({"iter": self.iter_num, "epoch": round(self.epoch, 4), **values})
         append_line(self.out_dir / "metrics.jsonl", line)
+
+
+def _differ(first, second) -> bool:
+    """Whether two values are not equal, of any types: those of a file may be anything."""
+    try:
+        return bool(first != second)
+    except (RuntimeError, TypeError, ValueError):  # of a tensor with several elements; or nested without end
+        return True
 
 
 def _take_up(optimizer: torch.optim.Optimizer, state: dict) -> None:
