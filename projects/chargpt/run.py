@@ -123,8 +123,9 @@ class Sampling:
             raise ValueError(f"--max_new_tokens is {self.max_new_tokens}, for each of {self.samples} samples; more than {MOST_TOKENS:,} "
                              "tokens in all are not written")
         # Logits divided by less would overflow: they are up to some hundreds.
-        if not (self.temperature == 0 or 1e-3 <= self.temperature < math.inf):
-            raise ValueError(f"--temperature is {self.temperature}; it must be 0, for always the likeliest token, or at least 0.001")
+        if not (self.temperature == 0 or 1e-3 <= self.temperature <= 1e6):
+            raise ValueError(f"--temperature is {self.temperature}; it must be 0, for always the likeliest token, or from 0.001 to a "
+                             "million")
         if self.top_k < 0:
             raise ValueError(f"--top_k is {self.top_k}; it must be 0, for all tokens, or more")
         if not 0 < self.top_p <= 1:
@@ -144,6 +145,7 @@ class Run:
     corpus: Corpus
     model: Model
     training: Training
+    sampling: Sampling
 
     def __post_init__(self):
         """Have all values checked that can be, before anything is read or written."""
@@ -183,7 +185,7 @@ def run_from_args(args) -> Run:
         corpus = changed(corpus, pattern="*.py")
     return Run(str(Path(args.path or ROOT / "mingpt").resolve()), args.quick, corpus,
                config_from_args(Model, args, **{**usual["Model"], **small}),
-               config_from_args(Training, args, **{**usual["Training"], **quick}))
+               config_from_args(Training, args, **{**usual["Training"], **quick}), config_from_args(Sampling, args))
 
 
 def write_run(folder: Path, run: Run) -> None:
@@ -199,8 +201,8 @@ def read_run(folder: Path) -> Run:
         text, quick = values["text"], values["quick"]
         if not isinstance(text, str) or not isinstance(quick, bool):
             raise ValueError("text is a path, and quick true or false")
-        return Run(text, quick, config_from_dict(Corpus, values["corpus"], "corpus"),
-                   config_from_dict(Model, values["model"], "model"), config_from_dict(Training, values["training"], "training"))
+        return Run(text, quick, *(config_from_dict(config, values[config.__name__.lower()], config.__name__.lower())
+                                  for config in (Corpus, Model, Training, Sampling)))
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).removeprefix(f"{path}: ")
         raise ValueError(f"{path}: not the settings of a run ({reason}); train again, without --resume") from None
@@ -209,9 +211,9 @@ def read_run(folder: Path) -> Run:
 def resumed_run(out: Path, args) -> Run:
     """The run in `out`, with those flags that may change while it goes on. ValueError names one that may not."""
     run, hint = read_run(out), "leave it out to go on with the run, or give another --out"
-    parts = {}
+    parts = {"sampling": changed(run.sampling, **given_flags(Sampling, args))}
     for name, part in (("corpus", run.corpus), ("model", run.model), ("training", run.training)):
-        given = {field.name: getattr(args, field.name) for field in fields(part) if hasattr(args, field.name)}
+        given = given_flags(type(part), args)
         if args.path:
             given.pop("pattern", None)  # of another place of the same text
         for flag, value in given.items():
@@ -227,6 +229,11 @@ def resumed_run(out: Path, args) -> Run:
     if process_count() > 1:  # they have joined already, on the device that was asked for
         parts["training"] = changed(parts["training"], device=getattr(args, "device", "auto"))
     return changed(run, **parts)
+
+
+def given_flags(config: type, args) -> dict:
+    """Those fields of a configuration that the command line sets."""
+    return {field.name: getattr(args, field.name) for field in fields(config) if hasattr(args, field.name)}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -343,7 +350,7 @@ def split(count: int, held_out: float, block_size: int) -> int:
 # Training
 
 
-def train(asked: Run, args, sampling: Sampling, out: Path) -> None:
+def train(asked: Run, args, out: Path) -> None:
     """Read, train, draw the losses, and write a sample. `args` has the flags that were given."""
     device = asked.training.device
     with own_folder(out):
@@ -354,7 +361,7 @@ def train(asked: Run, args, sampling: Sampling, out: Path) -> None:
                 run = resumed_run(out, args) if goes_on else asked
                 if is_first_process():
                     check_resumed(args.path, run, out) if goes_on else prepare(run, out)
-            trainer = make_trainer(run, sampling, out)
+            trainer = make_trainer(run, out)
             if goes_on:
                 trainer.load_checkpoint()
             with first_process_first(device):
@@ -370,7 +377,7 @@ def train(asked: Run, args, sampling: Sampling, out: Path) -> None:
             print(f"Loss on the text held out: {trainer.eval_loss:.4f} nats a token")
             with if_stopped(f"the model in {out} is complete; run.py sample --out {out} lets it write"):
                 plot_losses(out)
-                write(sampling, out, pick_device(run.training.device), run.training.seed)
+                write(run.sampling, out, pick_device(run.training.device), run.training.seed)
 
 
 @contextmanager
@@ -395,14 +402,14 @@ def has_run(out: Path, path: str) -> bool:
     return found
 
 
-def make_trainer(run: Run, sampling: Sampling, out: Path):
+def make_trainer(run: Run, out: Path):
     """The trainer of a run, whose tokens are in `out` or still prepared beside. ValueError for all that cannot be."""
     from mingpt.model import GPT
     from mingpt.trainer import Trainer
 
     place = out / BESIDE if (out / BESIDE / "corpus.json").is_file() else out
     corpus, tokenizer = read_description(place), load_tokenizer(place)
-    encode_prompt(sampling.prompt, tokenizer)  # rather fail now than after the training
+    encode_prompt(run.sampling.prompt, tokenizer)  # rather fail now than after the training
     config, training = model_config(run.model, corpus.vocab_size), run.training
     border = split(corpus.tokens, run.corpus.held_out, config.block_size)
     tokens = place / "tokens.bin"
@@ -528,16 +535,15 @@ def main() -> None:
         parser.add_config(config)
     args = parser.parse_args()
     with one_line_errors():
-        sampling = config_from_args(Sampling, args)
         if args.command == "sample":
             if args.path:
                 raise ValueError(f"sample takes no text ({args.path}); --out is the folder that was trained in")
             training = config_from_args(Training, args)
-            return sample(sampling, Path(args.out), training.device, training.seed)
+            return sample(config_from_args(Sampling, args), Path(args.out), training.device, training.seed)
         asked = run_from_args(args)
         if not args.path and not asked.training.resume and is_first_process():
             print(f"No text given: this takes the source code in {ROOT / 'mingpt'}. For your own: run.py train FILE_OR_FOLDER")
-        train(asked, args, sampling, Path(args.out))
+        train(asked, args, Path(args.out))
 
 
 if __name__ == "__main__":
