@@ -27,7 +27,7 @@ from tqdm import tqdm
 from mingpt.batches import Batches
 from mingpt.checkpoints import fingerprint, load_torch, save_torch
 from mingpt.command import Stopped, StopRequest
-from mingpt.files import append_line, own_folder, remove_own, write_text
+from mingpt.files import append_line, own_folder, read_text, remove_own, write_text
 from mingpt.optim import OptimConfig, make_optimizers, rate_factor
 from mingpt.processes import join_processes, lost_processes_named, process_count, process_rank
 from mingpt.utils import keep_freed_memory, pick_dtype, progress_options
@@ -364,15 +364,25 @@ class Trainer:
         path = self.out_dir / "metrics.jsonl"
         if self.iter_num == 0:
             remove_own(self.out_dir / "checkpoint.pt")
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if self.iter_num and path.exists() else []
-        # A line that a kill cut short does not end in a newline.
-        write_text(path, "".join(l for l in lines if l.endswith("\n") and json.loads(l)["iter"] <= self.iter_num))
+        write_text(path, _lines_until(path, self.iter_num) if self.iter_num and path.exists() else "")
 
     def _write_metrics(self, **values) -> None:
         if self.rank > 0 or self.out_dir is None:
             return
         line = json.dumps({"iter": self.iter_num, "epoch": round(self.epoch, 4), **values})
         append_line(self.out_dir / "metrics.jsonl", line)
+
+
+def _lines_until(path: Path, step: int) -> str:
+    """The lines of metrics.jsonl up to a step, without one that a kill cut short: that does not end in a newline."""
+    kept = []
+    for number, line in enumerate(read_text(path).splitlines(keepends=True), 1):
+        try:
+            if line.endswith("\n") and json.loads(line)["iter"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise ValueError(f"{path}:{number}: not a line of metrics; remove it") from None
+    return "".join(kept)
 
 
 def _differ(first, second) -> bool:

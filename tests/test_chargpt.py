@@ -615,6 +615,10 @@ def test_a_checkpoint_with_values_of_other_types_is_one_line(model, monkeypatch,
                 except ValueError as error:
                     assert str(model) in str(error)
     monkeypatch.undo()
+    save_torch(path, good)
+    for line in ("x", "3", "{}", "[" * 9999):
+        (model / "metrics.jsonl").write_text(f'{{"iter": 1, "loss": 3.0}}\n{line}\n')
+        assert "metrics.jsonl:2: not a line of metrics" in error_line(run, "train", "--resume", "--out", model)
     save_torch(path, with_other(good, ("extra",), 3))
     error_line(run, "train", "--resume", "--out", model)
     assert "not a checkpoint of this version" in error_line(run, "sample", "--out", model)

@@ -361,7 +361,7 @@ def train(asked: Run, args, out: Path) -> None:
                 run = resumed_run(out, args) if goes_on else asked
                 if is_first_process():
                     check_resumed(args.path, run, out) if goes_on else prepare(run, out)
-            trainer = make_trainer(run, out)
+            trainer = make_trainer(run, out)  # in which processes meet: none is left behind reading what is renamed below
             if goes_on:
                 trainer.load_checkpoint()
             with first_process_first(device):
