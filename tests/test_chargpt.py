@@ -159,6 +159,8 @@ def test_train_resume_and_sample(tmp_path, file, options, monkeypatch, capsys):
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, file, monkeypatch):
+    monkeypatch.setattr(chargpt, "plot_losses", lambda out: None)
+
     def train(name, *words):
         run("train", file, "--quick", "--out", tmp_path / name, "--device", "cpu", "--checkpoint_interval", "10", *words)
         lines = [json.loads(line) for line in read_text(tmp_path / name / "metrics.jsonl").splitlines()]
@@ -208,6 +210,7 @@ def test_the_preset_gpt2_is_gpt2(monkeypatch):
 
 
 def test_a_changed_text_is_read_again(tmp_path, file, monkeypatch):
+    monkeypatch.setattr(chargpt, "plot_losses", lambda out: None)
     out = tmp_path / "out"
     run("train", file, "--quick", "--out", out, "--device", "cpu", "--max_iters", "1")
     before = read_description(out).tokens
@@ -217,6 +220,7 @@ def test_a_changed_text_is_read_again(tmp_path, file, monkeypatch):
 
 
 def test_a_text_without_line_ends_and_a_prompt_that_cannot_be(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(chargpt, "plot_losses", lambda out: None)
     path, out = tmp_path / "line.txt", tmp_path / "out"
     path.write_text("abc abd " * 200)
     common = ("train", path, "--quick", "--out", out, "--device", "cpu")
@@ -229,7 +233,7 @@ def test_a_text_without_line_ends_and_a_prompt_that_cannot_be(tmp_path, monkeypa
     assert not (out / "checkpoint.pt").exists(), "that is said before the training"
 
 
-def test_mistakes_are_one_line(tmp_path, file, monkeypatch, capsys):
+def test_mistakes_are_one_line(tmp_path, file, capsys):
     (tmp_path / "latin.txt").write_bytes("Zoë".encode("latin-1") * 100)
     (tmp_path / "empty.txt").write_bytes(b"")
     (tmp_path / "folder").mkdir()
@@ -299,13 +303,14 @@ def test_utf16_and_bytes_that_are_no_text_are_named_with_their_line(tmp_path):
             list(read_pieces([path], size))
 
 
-def test_names_that_are_not_utf8(tmp_path, error_line):
+def test_names_that_are_not_utf8(tmp_path, monkeypatch, error_line):
     """Of the text, and of the folder that is written."""
     path, out = tmp_path / os.fsdecode(b"te\xffxt.txt"), tmp_path / os.fsdecode(b"o\xffut")
     try:
         path.write_text(TEXT, encoding="utf-8")
     except (OSError, UnicodeError):
         pytest.skip("this file system takes UTF-8 names only")
+    monkeypatch.setattr(chargpt, "plot_losses", lambda out: None)
     run("train", path, *SMALL, "--out", out)
     assert read_description(out).source == str(path) and read_run(out).text == str(path)
     (out / "tokens.bin").unlink()
@@ -455,13 +460,12 @@ def test_a_second_run_in_a_folder_touches_nothing(model, file, error_line):
     assert content(model) == before
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_lose_nothing(model, tmp_path, number, status, monkeypatch, capsys):
+def test_signals_lose_nothing(model, tmp_path, monkeypatch, capsys):
     """While the text is read; in a training; while the sample is written."""
     before, other = content(model), tmp_path / "other.txt"
     other.write_text("Then she went home. " * 200)
 
-    def stopped(owner, name, *words) -> str:
+    def stopped(number, owner, name, *words) -> str:
         capsys.readouterr()
         function = getattr(owner, name)
 
@@ -472,17 +476,19 @@ def test_signals_lose_nothing(model, tmp_path, number, status, monkeypatch, caps
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
             patch.setattr(owner, name, call)
             run(*words, "--out", model)
-        assert ended.value.code == status
-        return capsys.readouterr().err.splitlines()[-1]
+        assert ended.value.code == 128 + number
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith(f"stopped by {'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'}; ")
+        return last
 
-    name = {130: "Ctrl-C", 143: "SIGTERM"}[status]
-    assert stopped(chargpt, "write_tokens", "train", other, *SMALL).startswith(f"stopped by {name}; no step was done, and no model is lost")
-    assert content(model) == before
-    assert "the model in" in stopped(GPT, "generate", "sample")
-    assert content(model) == before
-    said = stopped(Trainer, "step", "train", other, *SMALL)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        assert "no further step was done, and nothing in" in stopped(number, chargpt, "write_tokens", "train", other, *SMALL)
+        assert content(model) == before
+        assert "the model in" in stopped(number, chargpt, "load_model", "sample")
+        assert content(model) == before
+    said = stopped(signal.SIGTERM, Trainer, "step", "train", other, *SMALL)
     assert "the first 1 of 4 steps are kept in" in said and "--resume goes on from there" in said
-    assert "is complete; run.py sample --out" in stopped(GPT, "generate", "train", "--resume")
+    assert "is complete; run.py sample --out" in stopped(signal.SIGINT, GPT, "generate", "train", "--resume")
     run("sample", "--out", model)
 
 

@@ -354,7 +354,7 @@ def train(asked: Run, args, out: Path) -> None:
     """Read, train, draw the losses, and write a sample. `args` has the flags that were given."""
     device = asked.training.device
     with own_folder(out):
-        with if_stopped(f"no step was done, and no model is lost from {out}"), beside_if_first(out):
+        with if_stopped(f"no further step was done, and nothing in {out} is lost"), beside_if_first(out):
             with first_process_first(device):
                 pick_dtype(asked.training.dtype, pick_device(device))
                 goes_on = asked.training.resume and has_run(out, args.path)
