@@ -55,7 +55,8 @@ def find_text(path: str | os.PathLike, pattern: str = "*.txt", out: str | os.Pat
     path = Path(path)
     if not path.is_dir():
         if not path.is_file():
-            raise ValueError(f"{path}: {'not a regular file, and a text is read more than once' if path.exists() else 'no such file or folder'}")
+            reason = "not a regular file, and a text is read more than once" if path.exists() else "no such file or folder"
+            raise ValueError(f"{path}: {reason}")
         return Text([path], _sha256_of_all([_sha256_of_text(path)]), [])
     reasons = {}  # name, relative to the folder -> why it is left out
     files, hashes = [], []
