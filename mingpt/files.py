@@ -135,7 +135,17 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 def write_json(path: str | os.PathLike, value) -> None:
     """Write `value` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if any("\ud800" <= c <= "\udfff" for c in text):  # a file name that is not UTF-8: only escapes can write it
+        text = json.dumps(value, indent=2)
+    write_text(path, text + "\n")
+
+
+def move_into_place(source: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Rename a finished file to `path`, with the care that `atomic_path` takes of what stands there."""
+    with errors_named(path):
+        _make_way(Path(path))
+        os.replace(source, path)
 
 
 def append_line(path: str | os.PathLike, line: str) -> None:
@@ -227,7 +237,7 @@ def own_folder(folder: str | os.PathLike):
     try:
         yield
     finally:
-        if not _owned.pop(folder):
+        if not any(os.path.lexists(folder / name) for name in _owned.pop(folder)):
             written.unlink(missing_ok=True)
         if fcntl:
             (folder / LOCK).unlink(missing_ok=True)  # while it is locked: nobody can have taken it

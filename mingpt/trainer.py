@@ -27,7 +27,7 @@ from tqdm import tqdm
 from mingpt.batches import Batches
 from mingpt.checkpoints import fingerprint, load_torch, save_torch
 from mingpt.command import Stopped, StopRequest
-from mingpt.files import append_line, own_folder, remove_own, write_text
+from mingpt.files import append_line, own_folder, read_text, remove_own, write_text
 from mingpt.optim import OptimConfig, make_optimizers, rate_factor
 from mingpt.processes import join_processes, lost_processes_named, process_count, process_rank
 from mingpt.utils import keep_freed_memory, pick_dtype, progress_options
@@ -285,13 +285,13 @@ class Trainer:
         now = {**asdict(self.config), **asdict(self.optim)}
         changed = [f"{name} was {value!r} and is {now.get(name)!r}"
                    for name, value in {**saved["config"], **saved["optim"]}.items()
-                   if name not in FREE_TO_CHANGE and now.get(name) != value]
+                   if name not in FREE_TO_CHANGE and _differ(now.get(name), value)]
         if self.max_iters < saved["max_iters"]:
             changed.append(f"it had {saved['max_iters']} steps and now has {self.max_iters}")
         changed += [f"{name} differs" for name in {**saved["extra"], **self.extra}
-                    if saved["extra"].get(name) != self.extra.get(name)]
+                    if _differ(saved["extra"].get(name), self.extra.get(name))]
         changed += [f"the content of {name} differs" for name in {**saved["inputs"], **self.inputs}
-                    if saved["inputs"].get(name) != self.inputs.get(name)]
+                    if _differ(saved["inputs"].get(name), self.inputs.get(name))]
         return changed
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -367,23 +367,33 @@ class Trainer:
         path = self.out_dir / "metrics.jsonl"
         if self.iter_num == 0:
             remove_own(self.out_dir / "checkpoint.pt")
-        kept = []
-        if self.iter_num and path.exists():
-            for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), 1):
-                if not line.endswith("\n"):  # a kill cut it short
-                    continue
-                try:
-                    if json.loads(line)["iter"] <= self.iter_num:
-                        kept.append(line)
-                except (ValueError, KeyError, TypeError, RecursionError):
-                    raise ValueError(f"{path}:{number}: not a line that a run wrote; remove it") from None
-        write_text(path, "".join(kept))
+        write_text(path, _lines_until(path, self.iter_num) if self.iter_num and path.exists() else "")
 
     def _write_metrics(self, **values) -> None:
         if self.rank > 0 or self.out_dir is None:
             return
         line = json.dumps({"iter": self.iter_num, "epoch": round(self.epoch, 4), **values})
         append_line(self.out_dir / "metrics.jsonl", line)
+
+
+def _lines_until(path: Path, step: int) -> str:
+    """The lines of metrics.jsonl up to a step, without one that a kill cut short: that does not end in a newline."""
+    kept = []
+    for number, line in enumerate(read_text(path).splitlines(keepends=True), 1):
+        try:
+            if line.endswith("\n") and json.loads(line)["iter"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise ValueError(f"{path}:{number}: not a line of metrics; remove it") from None
+    return "".join(kept)
+
+
+def _differ(first, second) -> bool:
+    """Whether two values are not equal, of any types: those of a file may be anything."""
+    try:
+        return bool(first != second)
+    except (RuntimeError, TypeError, ValueError):  # of a tensor with several elements; or nested without end
+        return True
 
 
 def _take_up(optimizer: torch.optim.Optimizer, state: dict) -> None:

@@ -191,7 +191,7 @@ def test_projects_in_two_processes(tmp_path, environment, monkeypatch, capsys):
     (tmp_path / "latin.txt").write_bytes("Zoë".encode("latin-1") * 100)
     done, seconds = torchrun(environment, "projects", tmp_path)
     assert done.returncode != 0 and seconds < 20
-    assert "latin.txt: not UTF-8 text (invalid continuation byte); save the file as UTF-8\n" in done.stderr
+    assert "latin.txt:1: not UTF-8 text (invalid continuation byte); save the file as UTF-8\n" in done.stderr
     assert "error: process 1 of 2 stops because another one has ended" in done.stderr and "FutureWarning" not in done.stderr
 
     def lines(shown, folder):  # but for times and rounding
