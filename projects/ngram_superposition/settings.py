@@ -30,10 +30,13 @@ class Options:
     # Not auto: batches and optima are computed on the CPU whatever this says, and nothing was measured elsewhere.
     device: Annotated[str, "where models train: auto, cpu, cuda, cuda:1, mps"] = "cpu"
     dtype: Annotated[str, "float32 or float64"] = "float32"
+    resume: Annotated[bool, "true: keep the experiments whose results are there, and run the others"] = False
 
     def __post_init__(self):
-        if self.seeds < 1:
-            raise ValueError(f"--seeds is {self.seeds}; it must be at least 1")
+        if not 1 <= self.seeds <= 10_000:
+            raise ValueError(f"--seeds is {self.seeds}; it must be from 1 to 10,000")
+        if not 0 <= self.seed <= 2**32:
+            raise ValueError(f"--seed is {self.seed}; it must be from 0 to 2^32")
         if self.dtype not in DTYPES:
             raise ValueError(f"--dtype is {self.dtype!r}; it must be float32 or float64")
 
