@@ -67,6 +67,12 @@ class ViewOptions:
 
     html: Annotated[str, "file to write; view.html in the folder unless given"] = ""
 
+    def __post_init__(self):
+        from projects.gpt2_heads.page import refuse_other_file
+
+        if self.html:
+            refuse_other_file(Path(self.html))
+
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Commands
@@ -103,12 +109,10 @@ def isolate(specimen: Specimen, options: Options, text: TextOptions) -> None:
 
 def view(specimen: Specimen, options: Options, text: TextOptions, page: ViewOptions) -> None:
     """The page to explore."""
-    from projects.gpt2_heads.page import patterns_of, refuse_other_file, write_page
+    from projects.gpt2_heads.page import patterns_of, write_page
     from projects.gpt2_heads.scores import score_heads
 
     path = Path(page.html or Path(options.out) / "view.html")
-    if page.html:
-        refuse_other_file(path)
     idx, labels, layer = tokens_of(specimen, text)
     config = specimen.model.config
     patterns = patterns_of(specimen.model, idx)

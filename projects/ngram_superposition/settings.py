@@ -1,12 +1,13 @@
 """What can be set from the command line, and the laws and models that settings stand for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import torch
 
+from mingpt.command import printable
 from mingpt.utils import pick_device
 from projects.ngram_superposition.distributions import (Law, almost_rank_law, first_positions_law, geometric_law,
                                                         peaked_law, power_law, rank_law, zipf_law)
@@ -14,6 +15,7 @@ from projects.ngram_superposition.losses import OBJECTIVES, Objective
 from projects.ngram_superposition.training import TrainingConfig
 from projects.ngram_superposition.transformer import Ensemble, Transformers, TransformerConfig
 
+LARGEST = 2**31  # sizes from here on fit no computer that this runs on; from 2^63 on they fit no tensor
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 RANKED_LAWS = ("geometric", "power", "zipf")  # the rows of a table are the same numbers in random orders
 FULL_LAWS = ("peaked", "balanced", "rank", "aligned_rank", "almost_rank", "first_positions")  # no token is impossible
@@ -80,6 +82,9 @@ class Setup:
     learning_rate: Annotated[float, "Adam's"] = 1e-3
 
     def __post_init__(self):
+        for name, value in asdict(self).items():
+            if isinstance(value, int) and not -LARGEST < value < LARGEST:
+                raise ValueError(f"--{name} is {printable(str(value))}; it must be less than {LARGEST:,}")
         if self.law not in LAWS:
             raise ValueError(f"--law is {self.law!r}; it must be one of {', '.join(LAWS)}")
         if self.objective not in OBJECTIVES:
