@@ -64,6 +64,8 @@ class Options:
         for name in ("seeds", "checkpoint_interval"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least 1")
+        if self.seeds > 10_000:
+            raise ValueError(f"--seeds is {self.seeds}; it must be at most 10,000")
         if not 0 <= self.seed <= 2**32:
             raise ValueError(f"--seed is {self.seed}; it must be from 0 to 2^32")
 

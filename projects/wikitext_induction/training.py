@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mingpt.checkpoints import fingerprint
+from mingpt.command import printable
 from mingpt.config import config_to_dict
 from mingpt.conv_attention import Net
 from mingpt.files import read_json, write_json
@@ -28,6 +29,8 @@ from projects.wikitext_induction.taps import tap_statistics
 from projects.wikitext_induction.text import (DURSLEY, PAD, Corpus, Lines, Packed, fingerprint_of, prompt_tokens,
                                               train_tokenizer)
 
+LARGEST = 2**31  # sizes from here on fit no computer that this runs on; from 2^63 on they fit no tensor
+
 
 @dataclass(frozen=True)
 class RepeatsConfig:
@@ -43,6 +46,8 @@ class RepeatsConfig:
 
     def __post_init__(self):
         _positive(self)
+        if self.repeat_block < 6:
+            raise ValueError(f"--repeat_block is {self.repeat_block}; it must be at least 6, for segments of two tokens")
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,8 @@ def _positive(config, *but: str) -> None:
     for name, value in asdict(config).items():
         if name not in but and not isinstance(value, str) and not 0 < value < math.inf:
             raise ValueError(f"--{name} is {value}; it must be positive")
+        if isinstance(value, int) and value >= LARGEST:
+            raise ValueError(f"--{name} is {printable(str(value))}; it must be less than {LARGEST:,}")
 
 
 @dataclass(frozen=True)
