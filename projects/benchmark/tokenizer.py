@@ -115,8 +115,6 @@ def vocabulary(folder: Path | None, quick: bool, text: str, vocab_size: int):
             yield gpt2_files(folder)
             return
         except DownloadError as error:
-            if folder:
-                raise
             reason = str(error)
     print(f"GPT-2's vocabulary is not used ({reason}); one of {vocab_size:,} tokens, trained on the text, stands in for it")
     with tempfile.TemporaryDirectory() as temporary:
@@ -124,12 +122,13 @@ def vocabulary(folder: Path | None, quick: bool, text: str, vocab_size: int):
 
 
 def gpt2_files(folder: Path | None) -> tuple[Path, Path]:
-    """GPT-2's vocabulary and merges: in `folder`, or downloaded."""
-    if folder:
-        for names in (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")):
-            if all((folder / name).exists() for name in names):
-                return folder / names[0], folder / names[1]
-    return download_pretrained("gpt2", folder)
+    """GPT-2's vocabulary and merges: in `folder`, or downloaded where none is named."""
+    if folder is None:
+        return download_pretrained("gpt2")
+    for names in (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")):
+        if all((folder / name).exists() for name in names):
+            return folder / names[0], folder / names[1]
+    raise ValueError(f"--vocab {folder}: has neither vocab.json with merges.txt nor encoder.json with vocab.bpe")
 
 
 def one_after_the_other(tokenizers: list, encode: Callable) -> Callable[[], object]:
