@@ -16,6 +16,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from mingpt.files import atomic_path
+
 # tokenizer -> file -> (mirrors tried in order, SHA-256)
 PRETRAINED = {
     "gpt2": {
@@ -104,7 +106,7 @@ def write_tokenizer(
     merges: Iterable[tuple[int, int]],
     special_tokens: Mapping[str, int],
 ) -> tuple[Path, Path]:
-    """Write vocab.json and merges.txt into `folder`, made if need be, under temporary names first.
+    """Write vocab.json and merges.txt into `folder`, made if need be, each complete or not at all.
 
     The other arguments are what `read_tokenizer` returns. Returns the two paths. Raises ValueError when a special
     token's name is how the file writes another token.
@@ -114,18 +116,11 @@ def write_tokenizer(
     if len(vocab) < len(tokens):
         raise ValueError("a special token is written like another token in vocab.json; give it another name")
     lines = [f"{visible(tokens[left])} {visible(tokens[right])}\n" for left, right in merges]
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = folder / "vocab.json", folder / "merges.txt"
-    unfinished = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
-    try:
-        for temporary, content in zip(unfinished, (json.dumps(vocab), "#version: 0.2\n" + "".join(lines))):
-            temporary.write_text(content, encoding="utf-8", newline="\n")
-        for temporary, path in zip(unfinished, paths):
-            os.replace(temporary, path)
-    finally:
-        for temporary in unfinished:
-            temporary.unlink(missing_ok=True)
+    paths = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
+    # Both are written before either is renamed: a disk that fills up leaves the old two.
+    with atomic_path(paths[0]) as vocab_json, atomic_path(paths[1]) as merges_txt:
+        vocab_json.write_text(json.dumps(vocab), encoding="utf-8", newline="\n")
+        merges_txt.write_text("#version: 0.2\n" + "".join(lines), encoding="utf-8", newline="\n")
     return paths
 
 

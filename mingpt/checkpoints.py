@@ -6,6 +6,7 @@
 """
 
 import hashlib
+import json
 import os
 import zipfile
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mingpt.files import atomic_path, sha256_of
+from mingpt.files import atomic_path, read_json, sha256_of, write_json
 
 CONTENT_HASH = "sha256 of the rest"  # a key of what `save_torch` writes
 
@@ -112,3 +113,30 @@ def _feed(digest, value) -> None:
             _feed(digest, item)
     else:
         raise TypeError(f"a {type(value).__name__} has no fingerprint")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Results
+
+
+def write_sealed(path: str | os.PathLike, result: dict) -> None:
+    """Write a dictionary of plain values as JSON with a hash of its content, by which `read_sealed` knows it again."""
+    result = json.loads(json.dumps(result))  # as it will be read: lists for tuples, strings for keys
+    write_json(path, {**result, CONTENT_HASH: fingerprint(result)})
+
+
+def read_sealed(path: str | os.PathLike) -> dict:
+    """What `write_sealed` wrote, so that nobody who reads it has to ask whether values are missing or of other types.
+
+    ValueError for a file that is missing, or that anything else wrote or changed.
+    """
+    result = read_json(path)
+    expected = result.pop(CONTENT_HASH, None) if isinstance(result, dict) else None
+    try:
+        unchanged = expected is not None and fingerprint(result) == expected
+    except RecursionError:
+        unchanged = False
+    if not unchanged:
+        raise ValueError(f"{path}: not a result that this program wrote, or changed since" if expected is not None else
+                         f"{path}: not a result that this program wrote")
+    return result

@@ -33,6 +33,17 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextmanager
+def way_to_go_on(message: str):
+    """A stop in the body ends in `message`, which says what is kept, unless whatever was stopped has named --resume itself."""
+    try:
+        yield
+    except Stopped as stopped:
+        if "--resume" not in str(stopped):
+            stopped.args = (f"{stopped}; {message}",)
+        raise
+
+
+@contextmanager
 def one_line_errors():
     """End the program with one line on stderr when a user's mistake, a full disk or a signal comes up.
 

@@ -80,6 +80,12 @@ def config_from_dict(config_class: type[Config], values: dict[str, Any], source:
     return config_class(**values)
 
 
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """In what two dictionaries of settings differ, in words: ["seeds was 3 and is 2"]; None stands for what one has not."""
+    return [f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in {**before, **now}
+            if before.get(name) != now.get(name)]
+
+
 def _fields(config_class: type) -> dict[str, tuple[type, str, Any]]:
     """name -> (type, help, default) for each field of a dataclass."""
     hints = typing.get_type_hints(config_class, include_extras=True)

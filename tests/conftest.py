@@ -20,6 +20,21 @@ def seeded():
 
 
 @pytest.fixture
+def coarse_figures(monkeypatch):
+    """Figures with all that is in them, but coarse and laid out by rule of thumb: otherwise they take most of a study's test."""
+    import matplotlib.figure
+
+    class Coarse(matplotlib.figure.Figure):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **{**options, "layout": None})
+
+        def savefig(self, *arguments, **options):
+            super().savefig(*arguments, **{**options, "dpi": 40})
+
+    monkeypatch.setattr(matplotlib.figure, "Figure", Coarse)
+
+
+@pytest.fixture
 def environment():
     """The environment for a script started by a test: this checkout is importable, and few threads."""
     return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}

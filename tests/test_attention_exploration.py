@@ -94,7 +94,7 @@ def test_a_wrong_prediction_fails():
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_study(seed, tmp_path, monkeypatch, capsys):
+def test_the_study(seed, tmp_path, monkeypatch, capsys, coarse_figures):
     run(monkeypatch, "--quick", "--seed", seed, "--out", tmp_path)
     metrics = json.loads(read_text(tmp_path / "metrics.json"))
     assert metrics["failed"] == 0 and metrics["rows"] > 100 and 0.7 < metrics["rms_standard_errors_apart"] < 1.3
@@ -111,6 +111,9 @@ def test_the_study(seed, tmp_path, monkeypatch, capsys):
     (("--d", "5"), "--d is 5, but 10 orthonormal keys need --d 10 or more"),
     (("--draws", "10"), "--draws is 10; standard errors need at least 100"),
     (("--draws", "100000000"), "take more than 2 GB"),
+    (("--draws", "0"), "--draws is 0; standard errors need at least 100"),
+    (("--seed", "99999999999999999999"), "--seed is 99999999999999999999; it must be from 0 to 2^63 - 1"),
+    (("--d", "99999999999999999999"), "take more than 2 GB"),
 ])
 def test_mistakes_are_one_line(words, message, tmp_path, monkeypatch, error_line):
     assert message in error_line(run, monkeypatch, *words, "--out", tmp_path)

@@ -3,15 +3,20 @@
 import importlib
 import json
 import math
+import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from conftest import REAL_DATA
+from mingpt.command import Stopped
+from mingpt.download import DownloadError
+from mingpt.files import write_json
 from mingpt.model import GPT, GPTConfig
-from projects.benchmark import harness
+from projects.benchmark import harness, tokenizer
 from projects.benchmark.generation import uncached_seconds
 from projects.benchmark.peers import NanoGPT, PlainGPT
 from projects.benchmark.run import ON_REQUEST, TOPICS, main, read_tables
@@ -104,8 +109,6 @@ def test_passes_without_a_cache_are_summed_over_all_lengths(monkeypatch):
 
 @pytest.mark.parametrize("topic", [*TOPICS, *ON_REQUEST])
 def test_every_topic_runs(topic, monkeypatch):
-    if topic == "tokenizer" and not (REAL_DATA / "gpt2_bpe").exists():
-        pytest.skip("GPT-2's vocabulary is not here")
     if topic == "gpu" and not torch.cuda.is_available():
         with pytest.raises(ValueError, match="there is no CUDA GPU here"):
             next(importlib.import_module("projects.benchmark.gpu").measure(quick=True))
@@ -117,15 +120,114 @@ def test_every_topic_runs(topic, monkeypatch):
         monkeypatch.setattr(module, "python", lambda *_: None)
     if topic == "loading":
         monkeypatch.setattr(module, "in_fresh_process", lambda function, *args: function(*args))
-    options = {"vocab": REAL_DATA / "gpt2_bpe"} if topic == "tokenizer" else {}
-    tables = list(module.measure(quick=True, repeats=1, **options))
+    tables = list(module.measure(quick=True, repeats=1))
     assert tables
     for table in tables:
         assert not table.ours or table.timings[table.ours].median > 0
         assert set(table.goals) <= set(table.timings)
 
 
-def test_the_command_line(tmp_path, monkeypatch, capsys, error_line):
+TEXT = "the cat sat on the mat, and the dog lay by the door; Zoë saw 😀 twice. " * 20
+
+
+def test_where_gpt2s_vocabulary_cannot_be_had_one_of_our_own_stands_in(tmp_path, monkeypatch, capsys):
+    def unreachable(*arguments):
+        raise DownloadError("nobody is there")
+
+    monkeypatch.setattr(tokenizer, "download_pretrained", unreachable)
+    for quick, reason in ((True, "--quick downloads nothing"), (False, "nobody is there")):
+        with tokenizer.vocabulary(None, quick, TEXT, 270) as files:
+            tables = list(tokenizer.compare_all(TEXT, files, 270, 1))
+        assert not files[0].exists() and len(tables) == 3
+        assert capsys.readouterr().out == f"GPT-2's vocabulary is not used ({reason}); one of 270 tokens, trained on the text, " \
+            "stands in for it\n"
+    with pytest.raises(ValueError, match="has neither vocab.json with merges.txt"), tokenizer.vocabulary(tmp_path, True, TEXT, 270):
+        pass
+
+
+def test_gpt2s_own_vocabulary(capsys):
+    if not (REAL_DATA / "gpt2_bpe").exists():
+        pytest.skip("GPT-2's vocabulary is not here")
+    with tokenizer.vocabulary(REAL_DATA / "gpt2_bpe", True, TEXT, 270) as files:
+        assert len(list(tokenizer.compare_all(TEXT, files, 270, 1))) == 3, "the peers give the same ids"
+    assert capsys.readouterr().out == ""
+
+
+def test_what_is_not_installed_is_a_row_that_says_so(monkeypatch, capsys):
+    for package in ("transformers", "tiktoken", "tokenizers"):
+        monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr("projects.benchmark.loading.in_fresh_process", lambda function, *arguments: function(*arguments))
+    with tokenizer.vocabulary(None, True, TEXT, 270) as files:
+        tables = list(tokenizer.compare_all(TEXT, files, 270, 1))
+    for topic in ("generation", "loading"):
+        tables += importlib.import_module(f"projects.benchmark.{topic}").measure(quick=True, repeats=1)
+    for table in tables:
+        harness.print_table(table)
+        assert table.timings["ours"].seconds
+    assert capsys.readouterr().out.count("not installed") == 2 + 2 + 1 + 1 + 1
+
+
+GOOD = {"title": "t", "timings": {"ours": {"seconds": [1.0]}, "a": {"seconds": []}}, "ours": "ours", "work": 2, "unit": "MB",
+        "goals": {"a": 2}, "facts": {"f": 1.0}}
+
+
+@pytest.mark.parametrize("content", [
+    "[" * 100_000, "3", "[]", "{}", '{"tables": 3}', '{"tables": [3]}',
+    *(json.dumps({"tables": [{**GOOD, **change}]}) for change in (
+        {"timings": 3}, {"timings": {"ours": 3}}, {"timings": {"ours": {"seconds": ["1"]}}}, {"timings": {"ours": {"seconds": [0]}}},
+        {"timings": {"ours": {"seconds": [math.nan]}}}, {"title": 3}, {"ours": "b"}, {"ours": "a"}, {"ours": []}, {"work": "2"},
+        {"goals": {"a": "2"}}, {"goals": 3}, {"facts": 3}, {"more": 1}, {"unit": None}))])
+def test_results_of_another_kind_are_left_out(content, tmp_path, capsys):
+    (tmp_path / "training.json").write_text(content)
+    (tmp_path / "ngram.json").write_text(json.dumps({"tables": [GOOD]}))
+    assert [table.title for table in read_tables(tmp_path)] == ["t"]
+    said = capsys.readouterr().err
+    assert "training.json" in said and said.endswith("; it is left out\n") and said.count("\n") == 1
+
+
+class FakeChild:
+    """A process that measures nothing, and writes what a topic would."""
+
+    status, stopped = 0, []
+
+    def __init__(self, command):
+        self.topic = command[2]
+        self.out = Path(command[command.index("--out") + 1]) / "quick"
+
+    def wait(self):
+        if self.status is None and not self.stopped:
+            raise Stopped(signal.SIGTERM)
+        if self.status == 0:
+            write_json(self.out / f"{self.topic}.json", {"tables": [{**GOOD, "title": self.topic,
+                                                                     "timings": {"ours": {"seconds": [1]}, "a": {"seconds": [2]}}}]})
+        return self.status
+
+    def terminate(self):
+        self.stopped.append(self.topic)
+
+
+def test_several_topics_run_in_processes_of_their_own(tmp_path, monkeypatch, capsys, error_line, coarse_figures):
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["run.py", *words, "--quick", "--out", str(tmp_path)])
+        main()
+
+    monkeypatch.setattr("projects.benchmark.run.subprocess.Popen", FakeChild)
+    (tmp_path / "quick").mkdir()
+    (tmp_path / "quick" / "ngram.json").write_text("mine")
+    run()
+    assert {path.stem for path in (tmp_path / "quick").glob("*.json")} == set(TOPICS)
+    assert (tmp_path / "quick" / "ngram.json.kept").read_text() == "mine" and (tmp_path / "quick" / "benchmark.png").exists()
+    monkeypatch.setattr(FakeChild, "status", 2)
+    assert "error: not measured: ngram, startup; the reasons are above" in error_line(run, "ngram", "startup")
+    monkeypatch.setattr(FakeChild, "status", None)
+    with pytest.raises(SystemExit) as ended:
+        run("ngram", "startup")
+    assert ended.value.code == 143 and FakeChild.stopped == ["ngram"], "its process is stopped too"
+    assert capsys.readouterr().err == f"stopped by SIGTERM; topics that were measured are kept in {tmp_path / 'quick'}; to go " \
+        "on, name the others\n"
+
+
+def test_the_command_line(tmp_path, monkeypatch, capsys, error_line, coarse_figures):
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["run.py", *map(str, words)])
         main()

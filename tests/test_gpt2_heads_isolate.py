@@ -228,10 +228,14 @@ def test_a_small_model_of_another_recipe_is_made_anew_and_a_damaged_one_refused(
     small.small_model(tmp_path, 0, True)
     path = tmp_path / "quick_seed0.pt"
     saved = load_torch(path)
-    saved["made_by"]["longest"] = 7
-    save_torch(path, saved)
+    save_torch(path, {**saved, "made_by": {**saved["made_by"], "longest": 7}})
     small.small_model(tmp_path, 0, True)
     assert "is of another recipe, and is made anew" in capsys.readouterr().out
+    for weights in ({}, [1], None, {name: value.flatten() for name, value in saved["weights"].items()}):
+        save_torch(path, {**saved, "weights": weights})
+        with pytest.raises(ValueError, match="quick_seed0.pt: has no weights of the small model"):
+            small.small_model(tmp_path, 0, True)
+    save_torch(path, saved)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="quick_seed0.pt"):
         small.small_model(tmp_path, 0, True)
@@ -241,7 +245,7 @@ def test_a_small_model_of_another_recipe_is_made_anew_and_a_damaged_one_refused(
 # The command
 
 
-def test_isolate_writes_every_figure_and_number(tmp_path, monkeypatch, capsys):
+def test_isolate_writes_every_figure_and_number(tmp_path, monkeypatch, capsys, coarse_figures):
     run(monkeypatch, "isolate", "--model", "small", "--quick", "--layer", "1", "--out", tmp_path)
     shown = capsys.readouterr().out
     assert "Layer 1, 36 tokens" in shown and "Figures and results.json are in" in shown
@@ -326,13 +330,14 @@ def test_without_gpt2_one_line_says_so_and_the_small_model_is_used(tmp_path, mon
         (["--layer", "2"], "error: --layer is 2; small, seed 0, hardly trained has layers 0 to 1"),
         (["--layer", "-2"], "error: --layer is -2; small"),
         (["--text", " "], "error: --text is empty; leave it out"),
+        (["--seed", "99999999999999999999"], "error: --seed is 99999999999999999999; it must be from 0 to 2^32"),
         (["--text", "fox river"], "error: the text has 2 tokens; small"),
         (["--text", "fox " * 65], "error: the text has 65 tokens; small, seed 0, hardly trained reads up to 64"),
         (["--text", "fox unicorn"], "error: the small model knows 64 words, and 'unicorn' is not among them"),
         (["--model", "gpt3"], "error: --model gpt3: no such folder or file, and no model of that name"),
         (["--model", "gpt2-huge"], "error: --model gpt2-huge: no such folder or file, and no model of that name"),
         (["--device", "tpu"], "error: device 'tpu' cannot be used here"),
-        (["--seed", "-1"], "error: --seed is -1; it must not be negative"),
+        (["--seed", "-1"], "error: --seed is -1; it must be from 0 to 2^32"),
         (["--html", "x.html"], "error: isolate takes no --html; view does"),
     ],
 )

@@ -148,6 +148,23 @@ def test_patterns_of_any_model_of_the_core():
         patterns_of(torch.nn.Linear(2, 2), idx)
 
 
+def test_a_page_replaces_a_page_and_no_other_file(tmp_path, monkeypatch, error_line):
+    notes, page = tmp_path / "notes.html", tmp_path / "page.html"
+    notes.write_text("<!doctype html>\n<p>mine")
+    words = ("view", "--quick", "--out", tmp_path / "out", "--html")
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["run.py", *map(str, words)])
+        main()
+
+    assert "notes.html: this file is there, and is not a page that this program wrote" in error_line(run, *words, notes)
+    assert notes.read_text() == "<!doctype html>\n<p>mine"
+    assert "is a folder; give the path of a file" in error_line(run, *words, tmp_path)
+    for _ in range(2):
+        run(*words, page)
+    assert read_page(page)
+
+
 def test_view_writes_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         sys,

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import signal
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from projects.ngram_superposition.interpretation import (attention_map, closed_f
                                                          top_span)
 from projects.ngram_superposition.losses import Objective, evaluate
 from projects.ngram_superposition.optimum import Problem, least_squares, solve, solve_all
+from projects.ngram_superposition import run as run_module
 from projects.ngram_superposition.run import EXPERIMENTS, main
 from projects.ngram_superposition.scaling import accuracy_bound, fit_power_law, fit_sweeps
 from projects.ngram_superposition.settings import LAWS, Setup
@@ -281,14 +284,14 @@ def run(monkeypatch, *words):
     main()
 
 
-def test_all_experiments_run_quickly_and_leave_figures_and_numbers(tmp_path, monkeypatch, capsys):
+def test_all_experiments_run_quickly_and_leave_figures_and_numbers(tmp_path, monkeypatch, capsys, coarse_figures):
     run(monkeypatch, "all", "--quick", "--seeds", "2", "--out", tmp_path)
     shown = capsys.readouterr().out
     for name in EXPERIMENTS:
         result = json.loads((tmp_path / f"{name}.json").read_text())
         assert result["experiment"] == name and result["options"]["seeds"] == 2 and f"\n{name}\n" in shown
         if name not in ("faults", "large_optimum"):
-            assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+            assert (tmp_path / f"{name}.png").stat().st_size > 4_000
     assert len((tmp_path / "scaling.csv").read_text().splitlines()) == 1 + 6 * 2 * 2
     faults = {row["fault"]: row for row in json.loads((tmp_path / "faults.json").read_text())["numbers"]["rows"]}
     assert len(faults) == 9
@@ -299,7 +302,70 @@ def test_all_experiments_run_quickly_and_leave_figures_and_numbers(tmp_path, mon
         "takes 4 positional arguments but 5 were given")
 
 
-def test_settings_are_taken(tmp_path, monkeypatch):
+FEW = ("closed_form", "large_optimum", "faults")
+
+
+@pytest.fixture
+def few_experiments(monkeypatch, coarse_figures):
+    """`all` is three of the quickest."""
+    monkeypatch.setattr("projects.ngram_superposition.run.EXPERIMENTS", {name: EXPERIMENTS[name] for name in FEW})
+
+
+def results(folder) -> dict:
+    """Experiment -> what its file says, but for seconds, those inside the numbers too."""
+    def timeless(value):
+        if isinstance(value, dict):
+            return {key: timeless(part) for key, part in value.items() if "seconds" not in key and key != "sha256 of the rest"}
+        return [timeless(part) for part in value] if isinstance(value, list) else value
+    return {path.name: timeless(json.loads(path.read_text())) for path in folder.glob("*.json")}
+
+
+def test_a_stop_keeps_what_is_finished_and_resume_runs_the_rest(tmp_path, monkeypatch, capsys, few_experiments):
+    words = ("all", "--quick", "--seeds", "1")
+    run(monkeypatch, *words, "--out", tmp_path / "unbroken")
+    function, *rest = EXPERIMENTS["large_optimum"]
+
+    def stopped(setup, options):
+        function(setup, options)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setitem(run_module.EXPERIMENTS, "large_optimum", (stopped, *rest))
+        run(patch, *words, "--out", tmp_path / "cut")
+    said = capsys.readouterr()
+    assert ended.value.code == 143 and said.err.splitlines()[-1] == (
+        f"stopped by SIGTERM; experiments that are finished are kept in {tmp_path / 'cut'}, and the same command with --resume "
+        "runs the others")
+    assert list(results(tmp_path / "cut")) == ["closed_form.json"]
+    kept = (tmp_path / "cut" / "closed_form.json").stat()
+    run(monkeypatch, *words, "--out", tmp_path / "cut", "--resume")
+    assert capsys.readouterr().out.count("kept: ") == 1
+    assert (tmp_path / "cut" / "closed_form.json").stat() == kept
+    found, expected = results(tmp_path / "cut"), results(tmp_path / "unbroken")
+    assert len(found) == 3 and found == expected
+    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == sorted(path.name for path in (tmp_path / "unbroken").iterdir())
+
+
+def test_results_of_other_settings_or_of_somebody_else_are_not_taken_for_finished(tmp_path, monkeypatch, capsys, few_experiments):
+    words, path = ("large_optimum", "--quick", "--out", tmp_path), tmp_path / "large_optimum.json"
+    path.write_text('{"experiment": "large_optimum", "numbers": 1}')
+    for more, said in (((), "note: .*: not a result that this program wrote\n"), (("--max_iters", "9"), "is of another run: max_iters was 10 and is 9"),
+                       (("--max_iters", "9", "--seed", "7"), "is of another run: seed was 2222 and is 7"),
+                       (("--max_iters", "9", "--seed", "7"), "kept: ")):
+        run(monkeypatch, *words, *more, "--resume")
+        assert re.search(said, capsys.readouterr().out), said
+    assert json.loads((tmp_path / "large_optimum.json.kept").read_text())["numbers"] == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "VERSION", 0)
+        run(patch, *words, *more, "--resume")
+    assert "is of another run: version was 1 and is 0" in capsys.readouterr().out
+    for content in (path.read_text().replace("2222", "7").replace('"divergence": ', '"divergence": 1'), "[" * 100_000, "[3]"):
+        path.write_text(content)
+        run(monkeypatch, *words, *more, "--resume")
+        assert "kept: " not in capsys.readouterr().out
+
+
+def test_settings_are_taken(tmp_path, monkeypatch, coarse_figures):
     run(monkeypatch, "freezing", "--quick", "--seeds", "1", "--vocab-size", "4", "--n_embd", "3", "--nb_tokens",
         "4,2,4",
         "--law", "zipf", "--out", tmp_path, "--objective", "exact", "--dtype", "float64")
@@ -344,6 +410,16 @@ def test_every_combination_of_skips_that_leaves_an_input():
     (["freezing", "--law", "rank", "--nb_tokens", "all", "--rank", "11"], "error: rank is 11; logits over 10 tokens"),
     (["freezing", "--objective", "some"], "error: --objective is 'some'"),
     (["freezing", "--seeds", "0"], "error: --seeds is 0"),
+    (["freezing", "--seeds", "99999999999999999999"], "error: --seeds is 99999999999999999999; it must be from 1 to 10,000"),
+    (["freezing", "--seed", "99999999999999999999"], "error: --seed is 99999999999999999999; it must be from 0 to 2^32"),
+    (["freezing", "--seed", "-1"], "error: --seed is -1"),
+    (["freezing", "--learning_rate", "nan"], "error: learning_rate is nan; it must be positive"),
+    (["freezing", "--learning_rate", "inf"], "error: learning_rate is inf; it must be positive"),
+    (["freezing", "--alphas", "nan,1,1"], "error: alphas[0] is nan; the ratio"),
+    (["superposition", "--peak", "nan"], "error: peak is nan; it must be a probability above 0"),
+    (["faults", "--vocab_size", "9" * 400], "error: --vocab_size is 9999"),
+    (["freezing", "--n_parallel", "-99999999999"], "error: --n_parallel is -99999999999; it must be less than"),
+    (["freezing", "--vocab_size", "2000000000", "--nb_tokens", "1,1,1"], "error: "),
     (["freezing", "--dtype", "float16"], "error: --dtype is 'float16'"),
     (["freezing", "--batch_size", "0"], "error: --batch_size is 0"),
     (["freezing", "--max_iters", "0"], "error: max_iters is 0"),

@@ -1,5 +1,6 @@
 """The induction study: its measures on known answers, its ablations, its faults, its command line."""
 
+import importlib
 import json
 import math
 import re
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 from conftest import REPOSITORY
+from mingpt.checkpoints import fingerprint, write_sealed
 from mingpt.conv_attention import ConvAttentionConfig, ConvAttentionNet
-from mingpt.files import read_text, write_json
+from mingpt.files import read_text, try_lock, write_json
 from mingpt.trainer import Trainer
 from projects.wikitext_induction import faults
 from projects.wikitext_induction.ablations import ablate, one_further_back, smeared, without_previous
@@ -24,7 +26,8 @@ from projects.wikitext_induction.repeats import TiledSegments, random_repeats
 from projects.wikitext_induction.report import cell, load_runs, onset
 from projects.wikitext_induction.run import SIZES, main
 from projects.wikitext_induction.taps import channel_ratio, tap_statistics
-from projects.wikitext_induction.training import RepeatsConfig, TextConfig, Unfinished, train_on_repeats
+from projects.wikitext_induction.text import load_corpus
+from projects.wikitext_induction.training import RepeatsConfig, TextConfig, Unfinished, read_measured, train_on_repeats
 from test_trainer import Stop, stopping
 
 
@@ -272,9 +275,13 @@ def test_a_detached_convolution_stays_as_it_was(tmp_path):
     assert not torch.equal(net.wte.weight, fresh.wte.weight)
 
 
-def test_the_study_writes_everything_and_resumes(tmp_path, monkeypatch, capsys):
-    words = ("--quick", "--nets", "conv-attention,detached", "--seeds", "2", "--repeat_steps", "3", "--out", tmp_path,
-             "--train_chars", "15000", "--vocab_size", "400", "--block_size", "320")
+SMALL = ("--train_chars", "15000", "--vocab_size", "400", "--block_size", "320", "--n_embd", "16", "--batch_size", "8",
+         "--eval_blocks", "1")
+
+
+def test_the_study_writes_everything_and_resumes(tmp_path, monkeypatch, capsys, coarse_figures):
+    words = ("--quick", "--nets", "conv-attention,detached", "--seeds", "2", "--repeat_steps", "3", "--repeat_batch", "4",
+             "--out", tmp_path, *SMALL)
     run(monkeypatch, *words)
     shown = capsys.readouterr().out
     for row in ("mask on weight.data +no gradient", r"\| conv → attention \| 0\.0\d ± 0\.0\d \|",
@@ -286,30 +293,114 @@ def test_the_study_writes_everything_and_resumes(tmp_path, monkeypatch, capsys):
     metrics = json.loads(read_text(tmp_path / "metrics.json"))
     assert [r["seed"] for r in metrics["text"]["runs"]["detached"]] == [0, 1]
     assert json.loads(read_text(tmp_path / "faults.json"))["influence of the future"]["detached"] == 0
-    first = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.json")}
-    (tmp_path / "text" / "detached.seed1.json").unlink()
-    monkeypatch.setattr("projects.wikitext_induction.run.report", lambda out: None)  # its figures take seconds
-    run(monkeypatch, "text", *words, "--resume")
-    again = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.json")}
-    assert {path.name for path in again if again[path] != first[path]} == {"detached.seed1.json"}
-    run(monkeypatch, "text", *words, "--resume", "--learning_rate", "1e-3")
-    other = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.json")}
-    changed = {path.name for path in other if other[path] != again[path]}
-    assert changed == {f"{net}.seed{seed}.json" for net in ("conv-attention", "detached") for seed in (0, 1)}, "other settings"
+    runs = {path.name for path in tmp_path.glob("*/*.json")}
+    assert runs == {f"{net}.seed{seed}.json" for net in ("conv-attention", "detached") for seed in (0, 1)}
+    assert not list(tmp_path.glob("*/*/checkpoint.pt")) and not (tmp_path / ".lock").exists()
 
-    cut = tmp_path / "text" / "detached.seed7"
-    write_json(cut / "measured.json", {"settings": {}, "seconds": 1, "curve": []})
-    run(monkeypatch, "text", *words, "--resume", "--learning_rate", "1e-3", "--nets", "conv-attention")
-    with pytest.raises(SystemExit):
-        run(monkeypatch, "text", *words, "--resume", "--learning_rate", "1e-3")
-    assert "detached.seed7 was cut short under other settings; give those again" in capsys.readouterr().err
-    assert cut.exists(), "nothing is lost by a flag that was forgotten"
+    before = contents(tmp_path)
+    (tmp_path / "text" / "detached.seed1.json").unlink()
+    monkeypatch.setattr("projects.wikitext_induction.run.report", lambda out: None)
+    run(monkeypatch, "text", *words, "--resume")
+    after = contents(tmp_path)
+    changed = [name for name in {**before, **after} if without_seconds(before.get(name)) != without_seconds(after.get(name))]
+    assert changed == [], "the run that was missing is the same again"
+
+
+def contents(folder):
+    """name -> bytes, of all files in a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def without_seconds(data):
+    """Of a result, what two runs have in common to the last bit."""
+    if data is None or not data.startswith(b"{"):
+        return data
+    return {name: value for name, value in json.loads(data).items() if name not in ("seconds", "sha256 of the rest")}
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """Two folders of texts of the same size: the second has another evaluation text, by one word."""
+    for name, word in (("data1", " cat"), ("data2", " dog")):
+        (tmp_path / name).mkdir()
+        for split, text in (("train", "the cat sat on the mat and the dog lay by the door . "), ("valid", f"so the{word} was here . ")):
+            (tmp_path / name / f"wiki.{split}.raw").write_text(text * 120, encoding="utf-8")
+    return tmp_path
+
+
+TINY = ("text", "--size", "quick", "--nets", "conv", "--vocab_size", "280", "--train_chars", "0", "--n_embd", "8",
+        "--batch_size", "2", "--eval_blocks", "1", "--block_size", "400")
+
+
+def test_a_text_run_is_known_by_the_content_of_what_it_reads(texts, monkeypatch, error_line, coarse_figures):
+    out = texts / "mine"
+    run(monkeypatch, *TINY, "--data_dir", texts / "data1", "--out", out)
+    before = contents(out)
+    line = error_line(run, monkeypatch, *TINY, "--data_dir", texts / "data2", "--out", out, "--resume")
+    assert "conv.seed0.json is of other settings (the content of the evaluation text differs); give those again" in line
+    line = error_line(run, monkeypatch, *TINY, "--data_dir", texts / "data1", "--out", out, "--resume", "--epochs", "2")
+    assert "(epochs was 1 and is 2)" in line
+    assert contents(out) == before, "and nothing of the new text is written"
+
+    # One that was cut short is refused in the same way: by its measurements, and by its checkpoint too.
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr("projects.wikitext_induction.training.Trainer", stopping(3))
+        run(patch, *TINY, "--data_dir", texts / "data1", "--out", out, "--checkpoint_interval", "2")
+    before = contents(out)
+    assert "text/conv.seed0.json" not in before and "text/conv.seed0/checkpoint.pt" in before
+    line = error_line(run, monkeypatch, *TINY, "--data_dir", texts / "data2", "--out", out, "--resume")
+    assert "conv.seed0 is of other settings (the content of the evaluation text differs)" in line and contents(out) == before
+    measured = out / "text" / "conv.seed0" / "measured.json"
+    saved = json.loads(read_text(measured))
+    corpus = load_corpus("wikitext2", str(texts / "data2"), "train", "valid")
+    saved["settings"]["inputs"]["the evaluation text"] = fingerprint(corpus.evaluation)
+    write_json(measured, saved)
+    line = error_line(run, monkeypatch, *TINY, "--data_dir", texts / "data2", "--out", out, "--resume")
+    assert "checkpoint.pt is of another run (the content of the evaluation text differs)" in line
+
+
+def test_what_is_not_of_this_study_is_neither_deleted_nor_read(texts, monkeypatch, capsys, coarse_figures):
+    out, words = texts / "mine", (*TINY, "--data_dir", texts / "data1", "--out", texts / "mine")
+    theirs = {"text/labels.json": "[" * 100_000, "text/net.params": "parameters", "text/conv.seed3.json": '{"settings": {}}',
+              "text/conv.seed4.json": "[" * 100_000, "text/conv.seed0/notes.txt": "notes", "text/attention.seed0/measured.json": "{}",
+              "text/attention-attention.seed0.params": "no net", "text/tokenizer/notes.txt": "notes"}
+    in_the_way = {"text/conv.seed0.json": '{"mine": 1}', "text/conv.seed0.params": "mine", "tables.md": "mine",
+                  "text/tokenizer/vocab.json": "{}", "text/conv.seed0/checkpoint.pt": "mine", "text/source.txt": "mine"}
+    for name, content in {**theirs, **in_the_way}.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(content, encoding="utf-8")
+    for resume in ((), ()):  # the second run deletes what the first one wrote
+        run(monkeypatch, *words, *resume)
+        found = contents(out)
+        assert {name: found[name].decode() for name in theirs} == theirs
+        assert {name: found[f"{name}.kept"].decode() for name in in_the_way} == in_the_way
+        assert json.loads(found["text/conv.seed0.json"])["net"] == "conv" and b"conv alone" in found["tables.md"]
+    said = capsys.readouterr().err
+    for name, reason in (("conv.seed3.json", "not a result that this program wrote"), ("conv.seed4.json", "not JSON that can be read"),
+                         ("attention-attention.seed0.params", "not a file of parameters")):
+        assert re.search(f"note: .*{name}: {reason}.*; it is left out\n", said), name
+    assert "labels.json" not in said and "net.params" not in said
+    assert "conv.seed0.json.kept" in said and "conv.seed0.json.kept.1" not in said, "what we wrote is not kept twice"
+
+
+@pytest.mark.parametrize("project, words", [
+    ("wikitext_induction", ["text", "--quick"]), ("wikitext_induction", ["report"]), ("ngram_superposition", ["faults", "--quick"]),
+    ("gpt2_heads", ["isolate", "--quick"]), ("gpt2_heads", ["all", "--quick"]), ("attention_exploration", ["--quick"]),
+    ("benchmark", ["report"])])
+def test_a_second_run_in_a_folder_is_one_line_and_touches_nothing(project, words, tmp_path, monkeypatch, error_line):
+    monkeypatch.setattr(sys, "argv", ["run.py", *words, "--out", str(tmp_path)])
+    with open(tmp_path / ".lock", "w") as lock:  # as another process holds it
+        assert try_lock(lock)
+        line = error_line(importlib.import_module(f"projects.{project}.run").main)
+    assert line.startswith(f"error: {tmp_path}: another run is writing here (it is locked); wait until it has ended")
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_lines_with_a_padding_mask(tmp_path, monkeypatch):
-    run(monkeypatch, "text", "--quick", "--nets", "conv-attention", "--examples", "lines", "--padding_mask",
-        "--train_chars", "15000", "--vocab_size", "400", "--block_size", "320", "--out", tmp_path)
-    settings = json.loads(read_text(tmp_path / "metrics.json"))["text"]["settings"]
+    monkeypatch.setattr("projects.wikitext_induction.run.report", lambda out: None)
+    run(monkeypatch, "text", "--quick", "--nets", "conv-attention", "--examples", "lines", "--padding_mask", *SMALL,
+        "--out", tmp_path)
+    settings = json.loads(read_text(tmp_path / "text" / "conv-attention.seed0.json"))["settings"]
     assert settings["examples"] == "lines" and settings["padding_mask"] is True
 
 
@@ -327,9 +418,25 @@ def test_rows_of_the_tables():
 
 def test_runs_of_different_settings_are_not_mixed(tmp_path):
     for seed, steps in ((0, 5), (1, 6)):
-        (tmp_path / f"conv.seed{seed}.json").write_text(json.dumps({"settings": {"steps": steps}}))
-    with pytest.raises(ValueError, match="runs with different settings"):
+        write_sealed(tmp_path / f"conv.seed{seed}.json", {"net": "conv", "seed": seed, "settings": {"steps": steps}})
+    with pytest.raises(ValueError, match=r"conv.seed1.json is of other settings than .*conv.seed0.json \(steps was 5 and is 6\)"):
         load_runs(tmp_path)
+
+
+def test_results_are_read_by_net_and_number_and_only_from_their_own_file(tmp_path, capsys):
+    for seed in (2, 10):
+        write_sealed(tmp_path / f"conv.seed{seed}.json", {"net": "conv", "seed": seed, "settings": {}})
+    write_sealed(tmp_path / "smear.seed2.json", {"net": "conv", "seed": 2, "settings": {}})
+    assert [run["seed"] for run in load_runs(tmp_path)["conv"]] == [2, 10] and "smear" not in load_runs(tmp_path)
+    assert "smear.seed2.json: the result of another run; it is left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"seconds": 1, "curve": []}', '{"seconds": "1", "curve": [{"step": 0}]}',
+                                     '{"seconds": 1, "curve": [{"step": "0"}]}', '{"seconds": 1, "curve": [3]}', "[" * 100_000])
+def test_measurements_of_another_kind_are_refused(content, tmp_path):
+    (tmp_path / "measured.json").write_text(content)
+    with pytest.raises(ValueError, match="measured.json: not"):
+        read_measured(tmp_path / "measured.json")
 
 
 @pytest.mark.parametrize("words, message", [
@@ -338,6 +445,16 @@ def test_runs_of_different_settings_are_not_mixed(tmp_path):
     (["--seeds", "0"], "error: --seeds is 0; it must be at least 1"),
     (["--examples", "words"], "error: --examples is 'words'; it must be packed or lines"),
     (["--padding_mask"], "error: --padding_mask is for --examples lines; packed examples have no padding"),
+    (["--seed", "99999999999999999999"], "error: --seed is 99999999999999999999; it must be from 0 to 2^32"),
+    (["--seed", "-1"], "error: --seed is -1"),
+    (["--seeds", "99999999999999999999"], "error: --seeds is 99999999999999999999; it must be at most 10,000"),
+    (["--n_embd", "9" * 30], "error: --n_embd is 999999999999999999999999999999; it must be less than 2,147,483,648"),
+    (["--repeat_width", "9" * 30], "error: --repeat_width is 9999"),
+    (["--repeat_block", "5"], "error: --repeat_block is 5; it must be at least 6"),
+    (["--repeat_lr", "nan"], "error: --repeat_lr is nan; it must be positive"),
+    (["--learning_rate", "inf"], "error: --learning_rate is inf; it must be positive"),
+    (["--warmup_ratio", "nan"], "error: --warmup_ratio is nan; it must be in"),
+    (["--train_chars", "-1"], "error: --train_chars is -1; it must not be negative"),
     (["--epochs", "0"], "error: --epochs is 0; it must be positive"),
     (["--warmup_ratio", "1"], "error: --warmup_ratio is 1.0; it must be in"),
     (["text", "--data_dir", "nowhere"], "error: --data_dir nowhere: no such folder"),
@@ -349,6 +466,7 @@ def test_runs_of_different_settings_are_not_mixed(tmp_path):
 def test_a_mistake_ends_in_one_line(words, message, tmp_path, monkeypatch, error_line):
     monkeypatch.chdir(tmp_path)
     assert error_line(run, monkeypatch, *words).startswith(message)
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_of_nets():

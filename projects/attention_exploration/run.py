@@ -14,9 +14,9 @@ from typing import Annotated
 
 import torch
 
-from mingpt.command import one_line_errors
+from mingpt.command import one_line_errors, way_to_go_on
 from mingpt.config import Parser, config_from_args, config_to_dict
-from mingpt.files import write_json, write_text
+from mingpt.files import own_folder, write_json, write_text
 from projects.attention_exploration import theory
 from projects.attention_exploration.figures import (plot_averaging, plot_copying, plot_distributions, plot_errors,
                                                     plot_extraction)
@@ -413,7 +413,9 @@ def main() -> None:
     parser.add_config(Options, "options")
     args = parser.parse_args()
     with one_line_errors():
-        study(config_from_args(Options, args, **({"draws": 5000} if args.quick else {})))
+        options = config_from_args(Options, args, **({"draws": 5000} if args.quick else {}))
+        with own_folder(options.out), way_to_go_on("the same command starts again"):
+            study(options)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,8 @@ A character model of 4 layers, 8 heads and width 256 reads the docstrings of Pyt
 characters a step; each seed is another start and another order. The loss on text held out is measured in float32 for both.
 """
 
-import sysconfig
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import mean, stdev
 
 import torch
@@ -18,7 +16,7 @@ from mingpt.model import GPT, GPTConfig
 from mingpt.optim import OptimConfig
 from mingpt.trainer import Trainer, TrainerConfig
 from projects.benchmark.harness import Table, timings_of
-from projects.benchmark.tokenizer import docstrings
+from projects.benchmark.tokenizer import docstrings, library_files
 
 SHAPE = dict(n_layer=4, n_head=8, n_embd=256, block_size=128)
 DTYPES = ("float32", "bfloat16")
@@ -60,9 +58,7 @@ def held_out_loss(dtype: str, seed: int, ids: Tensor, shape: dict, steps: int) -
 
 def measure(quick: bool = False, repeats: int = 3) -> Iterator[Table]:
     """One table; a round is a seed."""
-    library = Path(sysconfig.get_paths()["stdlib"])
-    files = sorted(path for path in library.rglob("*.py") if "site-packages" not in path.parts)
-    text = docstrings(files, 60_000 if quick else 1_500_000)
+    text = docstrings(library_files(), 60_000 if quick else 1_500_000)
     ids = torch.tensor(CharTokenizer.from_text(text).encode(text))
     shape, steps = ({**SHAPE, "n_layer": 1, "n_embd": 32}, 5) if quick else (SHAPE, 1000)
     losses, seconds = {dtype: [] for dtype in DTYPES}, {dtype: [] for dtype in DTYPES}

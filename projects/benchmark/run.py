@@ -13,17 +13,18 @@ topic has a process of its own. What is not installed is a row that says so. Sto
 """
 
 import importlib
-import json
+import math
 import os
 import platform
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from mingpt.command import one_line_errors
+from mingpt.command import one_line_errors, printable, way_to_go_on
 from mingpt.config import Parser
-from mingpt.files import read_text, write_json
+from mingpt.files import own_folder, read_json, read_text, write_json
 from mingpt.utils import has_fast_bfloat16
 from projects.benchmark.harness import Table, Timing, print_table, versions
 
@@ -70,13 +71,36 @@ def processor() -> str:
 
 
 def read_tables(out: Path, but: str = "") -> list[Table]:
-    """What has been measured into a folder, in the order of `TOPICS`, without the topic `but`."""
+    """What has been measured into a folder, in the order of `TOPICS`, without the topic `but`.
+
+    A file with a topic's name that is none of ours is named and left out.
+    """
     tables = []
     for topic in [*TOPICS, *ON_REQUEST]:
         if topic != but and (path := out / f"{topic}.json").exists():
-            for saved in json.loads(read_text(path))["tables"]:
-                timings = {name: Timing(tuple(t["seconds"])) for name, t in saved["timings"].items()}
-                tables.append(Table(**{**saved, "timings": timings}))
+            try:
+                tables += tables_of(read_json(path))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                reason = str(error) if isinstance(error, ValueError) else f"{path}: not what this program wrote"
+                print(f"note: {printable(reason)}; it is left out", file=sys.stderr)
+    return tables
+
+
+def tables_of(saved: dict) -> list[Table]:
+    """The tables that `measure` has written. TypeError, KeyError, AttributeError or ValueError for anything else."""
+    tables = []
+    for each in saved["tables"]:
+        timings = {name: Timing(tuple(timing["seconds"])) for name, timing in each["timings"].items()}
+        table = Table(**{**each, "timings": timings})
+        numbers = [*(second for timing in timings.values() for second in timing.seconds), *table.goals.values()]
+        if not all(type(number) in (int, float) and 0 < number < math.inf for number in numbers):
+            raise TypeError("a time or a goal is not a positive number")
+        texts = [table.title, table.unit, table.ours]
+        if not all(isinstance(text, str) for text in texts) or table.ours and not timings[table.ours].seconds:
+            raise TypeError("a title is no text, or there is nothing to compare with")
+        if table.work is not None and type(table.work) not in (int, float) or not isinstance(table.facts, dict):
+            raise TypeError("the work or the facts are of another type")
+        tables.append(table)
     return tables
 
 
@@ -134,30 +158,47 @@ def main() -> None:
         if args.repeats < 1:
             raise ValueError(f"--repeats is {args.repeats}; it must be at least 1")
         out = Path(args.out) / "quick" if args.quick else Path(args.out)  # next to what was measured, not over it
-        topics = [topic for topic in args.topics if topic != "report"] if args.topics else list(TOPICS)
-        if len(topics) == 1:
-            options = {"quick": args.quick, "repeats": args.repeats}
-            options |= {"compiled": True} if args.compile and topics[0] in ("training", "gpu") else {}
-            options |= {"vocab": Path(args.vocab)} if args.vocab and topics == ["tokenizer"] else {}
-            measure(topics[0], out, options)
-        else:
-            failed = [topic for topic in topics if run_alone(topic, args)]
-            if failed:
-                raise ValueError(f"not measured: {', '.join(failed)}; the reasons are above. run.py report draws the rest")
-        if not topics:
-            for table in read_tables(out):
-                print_table(table)
-        if len(topics) != 1 or args.topics == ["report"]:
-            plot(read_tables(out, but="changes"), out / "benchmark.png")
-            print(f"\nWritten to {out}")
+        going_on = f"topics that were measured are kept in {out}; to go on, name the others"
+        with own_folder(out), way_to_go_on(going_on):
+            work(args, out)
 
 
-def run_alone(topic: str, args) -> int:
-    """Run one topic in a Python of its own, with the flags of this one. Returns its exit status."""
+def work(args, out: Path) -> None:
+    """Measure the topics: a single one in this process, several each in its own. Then print or draw what there is."""
+    topics = [topic for topic in args.topics if topic != "report"] if args.topics else list(TOPICS)
+    if len(topics) == 1:
+        options = {"quick": args.quick, "repeats": args.repeats}
+        options |= {"compiled": True} if args.compile and topics[0] in ("training", "gpu") else {}
+        options |= {"vocab": Path(args.vocab)} if args.vocab and topics == ["tokenizer"] else {}
+        measure(topics[0], out, options)
+    else:
+        failed = [topic for topic in topics if not run_alone(topic, args, out)]
+        if failed:
+            raise ValueError(f"not measured: {', '.join(failed)}; the reasons are above. run.py report draws the rest")
+    if not topics:
+        for table in read_tables(out):
+            print_table(table)
+    if len(topics) != 1 or args.topics == ["report"]:
+        plot(read_tables(out, but="changes"), out / "benchmark.png")
+        print(f"\nWritten to {out}")
+
+
+def run_alone(topic: str, args, out: Path) -> bool:
+    """Run one topic in a Python of its own, with the flags of this one, and take its result. Returns whether it has one."""
     print(f"\n{topic}: {TOPICS.get(topic) or ON_REQUEST[topic]}", flush=True)
-    flags = ["--out", args.out, "--repeats", str(args.repeats), *(["--vocab", args.vocab] if args.vocab else [])]
-    flags += [f"--{name}" for name in ("quick", "compile") if getattr(args, name)]
-    return subprocess.run([sys.executable, __file__, topic, *flags]).returncode
+    with tempfile.TemporaryDirectory() as folder:  # the one that results go to belongs to this process
+        flags = ["--out", folder, "--repeats", str(args.repeats), *(["--vocab", args.vocab] if args.vocab else [])]
+        flags += [f"--{name}" for name in ("quick", "compile") if getattr(args, name)]
+        child = subprocess.Popen([sys.executable, __file__, topic, *flags])
+        try:
+            status = child.wait()
+        except KeyboardInterrupt:  # a signal to this process: Ctrl-C reaches both, SIGTERM only one
+            child.terminate()
+            child.wait()
+            raise
+        if status == 0:
+            write_json(out / f"{topic}.json", read_json(next(Path(folder).rglob(f"{topic}.json"))))
+    return status == 0
 
 
 if __name__ == "__main__":

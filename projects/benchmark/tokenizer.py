@@ -2,20 +2,24 @@
 
 Three tables: encoding warm (our cache knows the text's words), encoding cold (a tokenizer that has seen no text yet) and
 training. All run on one thread and give the same ids, which is checked. The vocabulary is GPT-2's, out of --vocab (a
-folder with vocab.json and merges.txt, or OpenAI's names for them) or else downloaded.
+folder with vocab.json and merges.txt, or OpenAI's names for them) or else downloaded. With --quick, and where it cannot be
+had, one that we train on the same text stands in for it; a line says so.
 """
 
 import ast
 import os
 import random
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mingpt.bpe import BPETokenizer
 from mingpt.bpe_files import download_pretrained
 from mingpt.bpe_split import split_text
+from mingpt.download import DownloadError
 from projects.benchmark.harness import Table, Timing, compare
 
 ALPHABETS = {  # of scripts that cover one, two and three bytes in UTF-8, with and without spaces between words
@@ -77,11 +81,18 @@ def docstrings(files: list[Path], size: int) -> str:
     return "\n\n".join(found)
 
 
+def library_files() -> list[Path]:
+    """The Python files of the standard library, in order. What is installed beside it is not even looked through."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    own = [path for path in library.iterdir() if path.name != "site-packages"]
+    below = (file for path in own if path.is_dir() for file in path.rglob("*.py") if "site-packages" not in file.parts)
+    return sorted([*(path for path in own if path.suffix == ".py"), *below])
+
+
 def mixed_text(size: int) -> tuple[str, str]:
     """About `size` bytes of code, English and other scripts, shuffled by the paragraph; and a line on what it is."""
     rng = random.Random(0)
-    library = Path(sysconfig.get_paths()["stdlib"])
-    files = sorted(path for path in library.rglob("*.py") if "site-packages" not in path.parts)
+    files = library_files()
     rng.shuffle(files)
     code = ""
     while files and len(code) < size / 3:
@@ -95,13 +106,29 @@ def mixed_text(size: int) -> tuple[str, str]:
     return "\n\n".join(paragraphs), sizes
 
 
+@contextmanager
+def vocabulary(folder: Path | None, quick: bool, text: str, vocab_size: int):
+    """Yields the paths of vocab.json and merges.txt: GPT-2's, in `folder` or downloaded, or else of a stand-in."""
+    reason = "--quick downloads nothing"
+    if folder or not quick:
+        try:
+            yield gpt2_files(folder)
+            return
+        except DownloadError as error:
+            reason = str(error)
+    print(f"GPT-2's vocabulary is not used ({reason}); one of {vocab_size:,} tokens, trained on the text, stands in for it")
+    with tempfile.TemporaryDirectory() as temporary:
+        yield BPETokenizer.train(text, vocab_size, progress=False).save(temporary)
+
+
 def gpt2_files(folder: Path | None) -> tuple[Path, Path]:
-    """GPT-2's vocabulary and merges: in `folder`, or downloaded."""
-    if folder:
-        for names in (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")):
-            if all((folder / name).exists() for name in names):
-                return folder / names[0], folder / names[1]
-    return download_pretrained("gpt2", folder)
+    """GPT-2's vocabulary and merges: in `folder`, or downloaded where none is named."""
+    if folder is None:
+        return download_pretrained("gpt2")
+    for names in (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")):
+        if all((folder / name).exists() for name in names):
+            return folder / names[0], folder / names[1]
+    raise ValueError(f"--vocab {folder}: has neither vocab.json with merges.txt nor encoder.json with vocab.bpe")
 
 
 def one_after_the_other(tokenizers: list, encode: Callable) -> Callable[[], object]:
@@ -113,18 +140,16 @@ def one_after_the_other(tokenizers: list, encode: Callable) -> Callable[[], obje
     return lambda: encode(next(fresh))
 
 
-def tiktoken_encode(files: tuple[Path, Path]) -> Callable[[str], list[int]] | None:
-    """tiktoken's encoding with the vocabulary in `files`; None where it is not installed."""
+def tiktoken_encode(ours: BPETokenizer) -> Callable[[str], list[int]] | None:
+    """tiktoken's encoding with our vocabulary; None where it is not installed."""
     try:
         import tiktoken
-        import tiktoken.load
         from tiktoken_ext.openai_public import r50k_pat_str
     except ImportError:
         return None
-    vocab_json, merges_txt = map(str, files)
-    ranks = tiktoken.load.data_gym_to_mergeable_bpe_ranks(merges_txt, vocab_json)
-    encoding = tiktoken.Encoding("gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={})
-    return encoding.encode_ordinary
+    special = set(ours.special_tokens.values())
+    ranks = {token: id for id, token in enumerate(ours.tokens) if id not in special}  # tokens stand in the order of their merges
+    return tiktoken.Encoding("gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
 
 
 class Tokenizers:
@@ -189,7 +214,7 @@ def compare_all(text: str, files: tuple[Path, Path], vocab_size: int, repeats: i
     training = {"ours": lambda: BPETokenizer.train(text, vocab_size, progress=False)}
 
     warm["tiktoken"] = cold["tiktoken"] = None
-    if encode := tiktoken_encode(files):
+    if encode := tiktoken_encode(ours):
         if encode(text) != ids:
             raise ValueError("tiktoken gives other ids than ours; this is a mistake in one of them")
         # tiktoken keeps nothing between calls: its warm and cold runs are the same.
@@ -235,8 +260,8 @@ def textbook(text: str, vocab_size: int, ours: Timing) -> dict[str, float]:
 def measure(quick: bool = False, repeats: int = 7, vocab: Path | None = None) -> Iterator[Table]:
     """Three tables, on 6 MB of text; `quick`: on a fiftieth of it."""
     repeats, size, vocab_size = (1, 120_000, 512) if quick else (repeats, 6_000_000, 8192)
-    files = gpt2_files(vocab)
     text, sizes = mixed_text(size)
     print(f"text: {len(text.encode()) / 1e6:.2f} MB ({sizes}),\n"
           f"      {len(text):,} characters, {len(set(split_text(text))):,} distinct pre-tokens")
-    return compare_all(text, files, vocab_size, repeats)
+    with vocabulary(vocab, quick, text, vocab_size) as files:
+        yield from compare_all(text, files, vocab_size, repeats)

@@ -38,6 +38,15 @@ def _layer_name(place: str) -> str:
     return f"layer {number[1]}" if number else place.removesuffix(".pattern")
 
 
+def refuse_other_file(path: Path) -> None:
+    """ValueError if there is a file at `path` that is no page of ours: a page replaces nothing else."""
+    if path.is_dir():
+        raise ValueError(f"--html {path}: is a folder; give the path of a file")
+    head = TEMPLATE.read_text(encoding="utf-8").partition("{{")[0]
+    if path.is_file() and path.stat().st_size and not path.read_bytes().startswith(head.encode()):
+        raise ValueError(f"--html {path}: this file is there, and is not a page that this program wrote; give another name")
+
+
 def write_page(
     path,
     title: str,

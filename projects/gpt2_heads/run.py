@@ -18,19 +18,20 @@ How do induction heads work? Each of these writes to mechanism/ in the folder:
     run.py project      claim 4: copying without, and with nothing but, the common subspace
     run.py paths        is it by their keys, their queries, or their values?
     run.py doubts       variance, controls, or a bug: the open questions of the study that this one follows
+    run.py all --quick                        all of them in seconds, on the model built by hand
     run.py all --model small --seeds 3        all of them
     run.py all --model handbuilt --length 12  on a model whose heads were written down: every answer is known
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from mingpt.command import one_line_errors
+from mingpt.command import one_line_errors, way_to_go_on
 from mingpt.config import Parser, config_from_args, config_to_dict
-from mingpt.files import write_json
+from mingpt.files import own_folder, write_json
 from mingpt.utils import pick_device
 from projects.gpt2_heads.mechanism.options import STUDY_NAMES, AllOptions, MechanismOptions
 from projects.gpt2_heads.specimen import Specimen, load_specimen
@@ -48,8 +49,8 @@ class Options:
     device: Annotated[str, "auto, cpu, cuda, mps"] = "cpu"
 
     def __post_init__(self):
-        if self.seed < 0:
-            raise ValueError(f"--seed is {self.seed}; it must not be negative")
+        if not 0 <= self.seed <= 2**32:
+            raise ValueError(f"--seed is {self.seed}; it must be from 0 to 2^32")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,12 @@ class ViewOptions:
     """What only the page understands."""
 
     html: Annotated[str, "file to write; view.html in the folder unless given"] = ""
+
+    def __post_init__(self):
+        from projects.gpt2_heads.page import refuse_other_file
+
+        if self.html:
+            refuse_other_file(Path(self.html))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -164,6 +171,7 @@ COMMANDS = {
     **{study: Command(mechanism(study), (MechanismOptions,)) for study in STUDY_NAMES},
     "all": Command(every_study, (MechanismOptions, AllOptions)),
 }
+QUICK = dict(length=12, batch_size=8, permutations=2, random_subspaces=1)  # MechanismOptions' fields
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -213,7 +221,8 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("command", nargs="?", default="isolate", choices=COMMANDS)
     parser.add_argument(
-        "--quick", action="store_true", help="in place of the small model, and of auto: a tiny one, trained for seconds"
+        "--quick", action="store_true", help="in place of the small model, and of auto: a tiny one, trained for seconds; for the "
+        "mechanism the one built by hand, and few draws"
     )
     parser.add_config(Options, "every command")
     for config in dict.fromkeys(config for command in COMMANDS.values() for config in command.configs):
@@ -225,11 +234,16 @@ def main() -> None:
         if not getattr(args, "text", "unless given").strip():
             raise ValueError("--text is empty; leave it out for a text of our own")
         options, command = config_from_args(Options, args), COMMANDS[args.command]
-        configs = [config_from_args(config, args) for config in command.configs]
-        specimen = load_specimen(
-            options.model, Path(options.out), options.seed, pick_device(options.device), args.quick
-        )
-        command.run(specimen, options, *configs, **({"quick": args.quick} if args.command == "all" else {}))
+        quick = {MechanismOptions: QUICK} if args.quick else {}
+        configs = [config_from_args(config, args, **quick.get(config, {})) for config in command.configs]
+        device = pick_device(options.device)
+        if args.quick and MechanismOptions in command.configs and options.model in ("auto", "small"):
+            print("The small model, hardly trained, has no induction heads; this is the model built by hand, which has.")
+            options = replace(options, model="handbuilt")
+        more = {"quick": args.quick} if args.command == "all" else {}
+        with own_folder(options.out), way_to_go_on("the same command starts again; a small model that was trained is kept"):
+            specimen = load_specimen(options.model, Path(options.out), options.seed, device, args.quick)
+            command.run(specimen, options, *configs, **more)
 
 
 if __name__ == "__main__":

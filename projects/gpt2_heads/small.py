@@ -159,7 +159,11 @@ def small_model(folder: Path, seed: int = 0, quick: bool = False) -> GPT:
         saved = load_torch(path)
         if isinstance(saved, dict) and saved.get("made_by") == made_by:
             model = GPT(recipe.model)
-            model.load_state_dict(saved["weights"])
+            try:
+                model.load_state_dict(saved["weights"])
+            except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+                reason = str(error).strip().splitlines()[-1].strip()
+                raise ValueError(f"{path}: has no weights of the small model ({reason}); delete it to have it made anew") from None
             return model.eval()
         print(f"{path} is of another recipe, and is made anew")
     print(f"training the small model, once; it will be kept as {path}")

@@ -3,6 +3,7 @@
     python projects/ngram_superposition/run.py dynamics            one experiment
     python projects/ngram_superposition/run.py all                 all of them
     python projects/ngram_superposition/run.py all --quick         all of them in seconds, too short to learn much
+    python projects/ngram_superposition/run.py all --resume        those that are not finished, after a stop
 
     dynamics            training against one token and against the whole row; random and optimal baselines
     freezing            parts that stay at their random start
@@ -19,14 +20,19 @@
     faults              what the study's notebook gets wrong, in numbers
 
 Each has its own defaults, and takes the flags that it uses: `run.py EXPERIMENT --max_iters 100 --n_embd 3`.
+
+With --resume an experiment whose result is there, from the same settings, seeds, device and number format, is kept; one that
+was cut short starts again. The numbers are then those of an unbroken run.
 """
 
 import time
 from dataclasses import fields
+from pathlib import Path
 
-from mingpt.command import one_line_errors
-from mingpt.config import Parser, config_from_args, config_to_dict
-from mingpt.files import write_json
+from mingpt.checkpoints import read_sealed, write_sealed
+from mingpt.command import one_line_errors, way_to_go_on
+from mingpt.config import Parser, config_from_args, config_to_dict, differences
+from mingpt.files import own_folder
 from mingpt.utils import keep_freed_memory
 from projects.ngram_superposition import experiments, faults, scaling
 from projects.ngram_superposition.settings import Options, Setup
@@ -71,7 +77,7 @@ EXPERIMENTS = {  # name -> its function, its settings (no others can be given), 
     "subspace": (
         experiments.subspace,
         dict(vocab_size=10, n_embd=5, **SAMPLED, batch_size=512),
-        dict(vocab_size=6, n_embd=4)),
+        dict(vocab_size=5, n_embd=4)),
     "closed_form": (
         experiments.closed_form,
         dict(vocab_size=10, n_embd=5, **{**SAMPLED, "learning_rate": 5e-4}, batch_size=1024),
@@ -95,26 +101,59 @@ EXPERIMENTS = {  # name -> its function, its settings (no others can be given), 
              **{**SAMPLED, "max_iters": 2000}, batch_size=512),
         dict()),
 }
+QUICK = dict(max_iters=10, batch_size=128)  # of every experiment that has them
 HAS_QUICK = {"scaling", "memorization"}  # those with shorter lists of settings, too
 
 
-def run(name: str, given: dict, options: Options, quick: bool) -> dict:
-    """One experiment. Returns its settings and its numbers, which it also writes to <name>.json."""
-    function, defaults, small = EXPERIMENTS[name]
+VERSION = 1  # of the results: to be raised when an experiment comes to measure something else
+
+
+def make_setup(name: str, given: dict, quick: bool) -> Setup:
+    """The settings of an experiment: its defaults, those of --quick, and what was given. ValueError for what it does not take."""
+    _, defaults, small = EXPERIMENTS[name]
     for flag in given:
         if flag not in defaults:
             raise ValueError(f"{name} takes no --{flag}; it takes {', '.join(defaults)}")
-    short = {**small, **({"max_iters": 20} if "max_iters" in defaults else {})} if quick else {}
-    setup = Setup(**{**defaults, **short, **given})
+    short = {**{flag: value for flag, value in QUICK.items() if flag in defaults}, **small} if quick else {}
+    return Setup(**{**defaults, **short, **given})
+
+
+def is_finished(path: Path, identity: dict) -> bool:
+    """Whether the result of this very experiment is there; if another one's is, the difference is printed."""
+    if not path.exists():
+        return False
+    try:
+        result = read_sealed(path)
+    except ValueError as error:
+        print(f"note: {error}")
+        return False
+    if changed := differences(*(flat({key: each.get(key) for key in identity}) for each in (result, identity))):
+        print(f"{path} is of another run: {'; '.join(changed)}")
+    return not changed
+
+
+def flat(identity: dict) -> dict:
+    """The same with what is in dictionaries on the level above."""
+    return {name: value for key, part in identity.items()
+            for name, value in (part if isinstance(part, dict) else {key: part}).items()}
+
+
+def run(name: str, setup: Setup, options: Options, quick: bool) -> None:
+    """One experiment. Its settings and its numbers are written to <name>.json, after everything else."""
+    function, defaults, _ = EXPERIMENTS[name]
+    path = options.path(f"{name}.json")
+    identity = {"experiment": name, "version": VERSION, "quick": quick,
+                "settings": {flag: getattr(setup, flag) for flag in defaults},
+                "options": {flag: value for flag, value in config_to_dict(options).items() if flag not in ("out", "resume")}}
     print(f"\n{name}", flush=True)
+    if options.resume and is_finished(path, identity):
+        print(f"kept: {path}")
+        return
     started = time.perf_counter()
     numbers = function(setup, options, *([quick] if name in HAS_QUICK else []))
     seconds = round(time.perf_counter() - started, 1)
-    result = {"experiment": name, "settings": {flag: getattr(setup, flag) for flag in defaults},
-              "options": config_to_dict(options), "seconds": seconds, "numbers": numbers}
-    write_json(options.path(f"{name}.json"), result)
+    write_sealed(path, {**identity, "seconds": seconds, "numbers": numbers})
     print(f"{seconds:.0f} s")
-    return result
 
 
 def main() -> None:
@@ -122,7 +161,7 @@ def main() -> None:
     parser = Parser(description=__doc__)
     names = [*EXPERIMENTS, "all"]
     parser.add_argument("experiment", choices=names, metavar="EXPERIMENT", help=", ".join(names))
-    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: small models, 20 steps")
+    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: small models, 10 steps")
     parser.add_config(Options, "every experiment")
     parser.add_config(Setup, "some experiments, each with its own defaults instead of these")
     args = parser.parse_args()
@@ -132,8 +171,12 @@ def main() -> None:
         keep_freed_memory()
         if args.experiment == "all" and given:
             raise ValueError(f"all takes no --{next(iter(given))}; experiments differ in their settings: run one")
-        for name in EXPERIMENTS if args.experiment == "all" else [args.experiment]:
-            run(name, given, options, args.quick)
+        names = list(EXPERIMENTS) if args.experiment == "all" else [args.experiment]
+        setups = {name: make_setup(name, given, args.quick) for name in names}  # a mistake comes up before any work
+        going_on = f"experiments that are finished are kept in {options.out}, and the same command with --resume runs the others"
+        with own_folder(options.out), way_to_go_on(going_on):
+            for name, setup in setups.items():
+                run(name, setup, options, args.quick)
         print(f"\nFigures, tables and numbers are in {options.out}.")
 
 

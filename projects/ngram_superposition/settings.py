@@ -1,12 +1,13 @@
 """What can be set from the command line, and the laws and models that settings stand for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import torch
 
+from mingpt.command import printable
 from mingpt.utils import pick_device
 from projects.ngram_superposition.distributions import (Law, almost_rank_law, first_positions_law, geometric_law,
                                                         peaked_law, power_law, rank_law, zipf_law)
@@ -14,6 +15,7 @@ from projects.ngram_superposition.losses import OBJECTIVES, Objective
 from projects.ngram_superposition.training import TrainingConfig
 from projects.ngram_superposition.transformer import Ensemble, Transformers, TransformerConfig
 
+LARGEST = 2**31  # sizes from here on fit no computer that this runs on; from 2^63 on they fit no tensor
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 RANKED_LAWS = ("geometric", "power", "zipf")  # the rows of a table are the same numbers in random orders
 FULL_LAWS = ("peaked", "balanced", "rank", "aligned_rank", "almost_rank", "first_positions")  # no token is impossible
@@ -30,10 +32,13 @@ class Options:
     # Not auto: batches and optima are computed on the CPU whatever this says, and nothing was measured elsewhere.
     device: Annotated[str, "where models train: auto, cpu, cuda, cuda:1, mps"] = "cpu"
     dtype: Annotated[str, "float32 or float64"] = "float32"
+    resume: Annotated[bool, "true: keep the experiments whose results are there, and run the others"] = False
 
     def __post_init__(self):
-        if self.seeds < 1:
-            raise ValueError(f"--seeds is {self.seeds}; it must be at least 1")
+        if not 1 <= self.seeds <= 10_000:
+            raise ValueError(f"--seeds is {self.seeds}; it must be from 1 to 10,000")
+        if not 0 <= self.seed <= 2**32:
+            raise ValueError(f"--seed is {self.seed}; it must be from 0 to 2^32")
         if self.dtype not in DTYPES:
             raise ValueError(f"--dtype is {self.dtype!r}; it must be float32 or float64")
 
@@ -77,6 +82,9 @@ class Setup:
     learning_rate: Annotated[float, "Adam's"] = 1e-3
 
     def __post_init__(self):
+        for name, value in asdict(self).items():
+            if isinstance(value, int) and not -LARGEST < value < LARGEST:
+                raise ValueError(f"--{name} is {printable(str(value))}; it must be less than {LARGEST:,}")
         if self.law not in LAWS:
             raise ValueError(f"--law is {self.law!r}; it must be one of {', '.join(LAWS)}")
         if self.objective not in OBJECTIVES:

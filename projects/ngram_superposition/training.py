@@ -1,5 +1,6 @@
 """Adam for many models at once, and the loop."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -67,7 +68,7 @@ class TrainingConfig:
     def __post_init__(self):
         if self.max_iters < 1:
             raise ValueError(f"max_iters is {self.max_iters}; it must be at least 1")
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive")
         if not 0 < self.final_rate <= 1:
             raise ValueError(f"final_rate is {self.final_rate}; it must be in (0, 1]")

@@ -1,6 +1,5 @@
 """Tables and figures from the runs in a folder."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +7,10 @@ import numpy as np
 import torch
 
 from mingpt.bpe import BPETokenizer
-from mingpt.checkpoints import load_torch
+from mingpt.checkpoints import fingerprint, load_torch, save_torch
+from mingpt.config import config_from_dict, config_to_dict
 from mingpt.conv_attention import ConvAttentionConfig, Net
-from mingpt.files import read_text, write_json, write_text
+from mingpt.files import write_json, write_text
 from mingpt.hooks import record
 from mingpt.utils import with_spread
 from projects.wikitext_induction.figures import (plot_ablations, plot_curves, plot_dursley, plot_phase_change,
@@ -19,7 +19,8 @@ from projects.wikitext_induction.handbuilt import handbuilt_net
 from projects.wikitext_induction.measures import find_repetition, measure_repeats
 from projects.wikitext_induction.nets import VARIANTS
 from projects.wikitext_induction.repeats import random_repeats
-from projects.wikitext_induction.text import DURSLEY
+from projects.wikitext_induction.runs import finished, left_out, result_path, runs_in, what_differs
+from projects.wikitext_induction.text import DURSLEY, PAD, fingerprint_of
 
 ONSET = 0.4  # a usual threshold of prefix matching above which a head is called an induction head
 REPEATS_COLUMNS = {
@@ -45,13 +46,15 @@ Runs = dict[str, list[dict]]  # net -> its runs, one a seed
 
 
 def load_runs(folder: Path) -> Runs:
-    """The finished runs in a folder, nets in the order of VARIANTS. ValueError where they are not of one kind."""
-    runs = {}
-    for name in VARIANTS:
-        if paths := sorted(folder.glob(f"{name}.seed*.json")):
-            runs[name] = [json.loads(read_text(path)) for path in paths]
-    if len({json.dumps(run["settings"]) for found in runs.values() for run in found}) > 1:
-        raise ValueError(f"{folder} has runs with different settings; clear it, or give another --out")
+    """The finished runs in a folder, nets in the order of VARIANTS. ValueError where two differ in their settings."""
+    runs, first = {}, None
+    for (name, seed), run in finished(folder).items():
+        path = result_path(folder, name, seed)
+        first = first or (path, run["settings"])
+        if changed := what_differs(first[1], run["settings"]):
+            raise ValueError(f"{path} is of other settings than {first[0]} ({'; '.join(changed)}), and a table of both would "
+                             "compare what is not comparable; move one of them to another folder")
+        runs.setdefault(name, []).append(run)
     return runs
 
 
@@ -109,31 +112,54 @@ def markdown(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
-def load_net(path: Path) -> Net:
-    """The net that a run has left behind."""
+def save_net(path: Path, net: Net, settings: dict) -> None:
+    """Keep a trained net beside its result."""
+    save_torch(path, {"model": net.state_dict(), "config": config_to_dict(net.config), "settings": fingerprint(settings)})
+
+
+def load_net(path: Path, name: str, settings: dict) -> Net:
+    """The net that a run of these settings has left behind. ValueError for any other file."""
     saved = load_torch(path)
-    name = path.name.split(".")[0]
-    net = VARIANTS[name].kind(ConvAttentionConfig(**saved["config"]))
-    net.load_state_dict(saved["model"])
+    if not isinstance(saved, dict) or saved.get("settings") != fingerprint(settings):
+        raise ValueError(f"{path}: not the net of one of these runs")
+    try:
+        net = VARIANTS[name].kind(config_from_dict(ConvAttentionConfig, saved["config"], str(path)))
+        net.load_state_dict(saved["model"])
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path}: not the net of one of these runs ({str(error).splitlines()[0]})") from None
     return net.eval()
 
 
-def saved_nets(folder: Path, *names: str) -> dict[str, Net]:
+def saved_nets(folder: Path, settings: dict, *names: str) -> dict[str, Net]:
     """The nets of the first seed, of those `names` that there are."""
-    paths = {name: sorted(folder.glob(f"{name}.seed*.params")) for name in names}
-    return {name: load_net(found[0]) for name, found in paths.items() if found}
+    nets = {}
+    for (name, _), path in runs_in(folder, ".params").items():
+        if name in names and name not in nets:
+            try:
+                nets[name] = load_net(path, name, settings)
+            except ValueError as error:
+                left_out(error)
+    return nets
 
 
-def dursley_patterns(folder: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+def dursley_patterns(folder: Path, settings: dict) -> tuple[dict[str, np.ndarray], list[str]]:
     """What each net looks at in the repeated sentence of the Dursley text.
 
-    Returns (net -> pattern (n, n), from the queries of the repetition to the keys of the original; their tokens).
+    Returns (net -> pattern (n, n), from the queries of the repetition to the keys of the original; their tokens); none where
+    there is no net, or not the tokenizer that they were trained with.
     """
-    tokenizer = BPETokenizer.from_files(*(folder / "tokenizer" / name for name in ("vocab.json", "merges.txt")))
+    nets = saved_nets(folder, settings, "conv-attention", "attention-attention")
+    try:
+        tokenizer = BPETokenizer.from_files(*(folder / "tokenizer" / name for name in ("vocab.json", "merges.txt")), [PAD])
+        if fingerprint_of(tokenizer) != settings["inputs"]["the tokenizer"]:
+            raise ValueError(f"{folder / 'tokenizer'}: not the tokenizer of these runs")
+    except ValueError as error:
+        left_out(error)
+        return {}, []
     ids = tokenizer.encode_ordinary(DURSLEY)
     start, n = find_repetition(ids)
     patterns = {}
-    for name, net in saved_nets(folder, "conv-attention", "attention-attention").items():
+    for name, net in nets.items():
         with torch.no_grad(), record(net, "layers.attn.pattern") as seen:
             net(torch.tensor([ids]))
         patterns[name] = seen["layers.attn.pattern"][0, 0, len(ids) - n :, start : start + n].float().numpy()
@@ -163,7 +189,7 @@ def report(out: Path) -> None:
             name: [{"seed": run["seed"], "seconds": run["seconds"], "onset": onset(run), **run["final"],
                     **{part: run[part] for part in ("taps", "ablations") if part in run}} for run in found]
             for name, found in runs.items()}}
-        nets = saved_nets(out / kind, "conv-attention", "detached")
+        nets = saved_nets(out / kind, any_run["settings"], "conv-attention", "detached")
         if len(nets) == 2:
             plot_taps(out / f"taps_{kind}.png", *(nets[name].layers["conv"].weight.detach() for name in nets))
     if repeats:
@@ -172,7 +198,7 @@ def report(out: Path) -> None:
             plot_ablations(out / "ablations.png", [run["ablations"] for run in repeats["conv-attention"]])
     if text:
         plot_curves(out / "training.png", text)
-        patterns, tokens = dursley_patterns(out / "text")
+        patterns, tokens = dursley_patterns(out / "text", metrics["text"]["settings"])
         if patterns:
             plot_dursley(out / "dursley.png", patterns, tokens)
     plot_summary(out / "summary.png", repeats, text)

@@ -10,27 +10,29 @@
     torchrun --nproc_per_node 8 projects/wikitext_induction/run.py text --size full      in several processes
 
 The text is WikiText-2, downloaded; where it cannot be had, a generated one, with a note. A study may be stopped and taken
-up with --resume: runs that are finished are kept, and the one that was cut short goes on from its last checkpoint.
+up with --resume: runs that are finished are kept, and the one that was cut short goes on from its last checkpoint. A folder
+holds runs of one setting: with other settings, or another text, --resume is refused, and without it the runs begin anew.
 """
 
-import json
 import os
-import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from mingpt.checkpoints import save_torch
-from mingpt.command import one_line_errors
+from mingpt.checkpoints import write_sealed
+from mingpt.command import one_line_errors, way_to_go_on
 from mingpt.config import Parser, config_from_args, config_to_dict
-from mingpt.files import read_text, write_json, write_text
+from mingpt.conv_attention import Net
+from mingpt.files import own_folder, write_text
 from mingpt.processes import first_process_first, is_first_process, process_count
 from mingpt.utils import pick_device
 from projects.wikitext_induction.faults import show_faults
 from projects.wikitext_induction.nets import VARIANTS, parse_names
-from projects.wikitext_induction.report import report
+from projects.wikitext_induction.report import report, save_net
+from projects.wikitext_induction.runs import clear, clear_unfinished, finished, refuse_other_settings, result_path
 from projects.wikitext_induction.text import GENERATED_ARTICLES, load_corpus
 from projects.wikitext_induction.training import (RepeatsConfig, TextConfig, TextTask, Unfinished, train_on_repeats,
                                                   train_on_text)
@@ -62,6 +64,10 @@ class Options:
         for name in ("seeds", "checkpoint_interval"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least 1")
+        if self.seeds > 10_000:
+            raise ValueError(f"--seeds is {self.seeds}; it must be at most 10,000")
+        if not 0 <= self.seed <= 2**32:
+            raise ValueError(f"--seed is {self.seed}; it must be from 0 to 2^32")
 
 
 @dataclass(frozen=True)
@@ -79,61 +85,99 @@ class DataOptions:
             raise ValueError(f"--size is {self.size!r}; it must be one of {', '.join(SIZES)}")
 
 
-def run_all(kind: str, options: Options, settings: dict, train) -> None:
-    """`train(net, seed, unfinished)` for each net and seed; each result goes to a file of its own once it is there.
+@dataclass(frozen=True)
+class Study:
+    """All nets on one kind of data.
 
-    kind is "repeats" or "text"; settings, plain values, decide whether a finished run is still the one that is wanted.
+    settings   plain values that decide whether an earlier run, finished or not, is the one that is wanted
+    train      (net, seed, unfinished) -> the trained net and its result
     """
-    folder = Path(options.out) / kind
-    names = parse_names(options.nets)
-    with first_process_first(options.device):
-        if not options.resume:
-            for old in [*folder.glob("*.json"), *folder.glob("*.params")]:
-                old.unlink()
-        if is_first_process():  # when the others get here, it may have begun to write again
-            for old in folder.glob("*/measured.json"):
-                if not options.resume:
-                    shutil.rmtree(old.parent)
-                elif old.parent.name.partition(".")[0] in names and json.loads(read_text(old))["settings"] != settings:
-                    raise ValueError(f"{old.parent} was cut short under other settings; give those again, use another "
-                                     "--out, or leave --resume out to drop it")
-    for seed in range(options.seed, options.seed + options.seeds):
-        for name in names:
-            path = folder / f"{name}.seed{seed}.json"
-            if path.exists() and json.loads(read_text(path))["settings"] == settings:
-                continue
-            print(f"[{kind}, seed {seed}] {name}: {VARIANTS[name].label}")
-            unfinished = Unfinished(folder / f"{name}.seed{seed}", settings, options.checkpoint_interval, options.resume)
-            net, result = train(name, seed, unfinished)
-            if not is_first_process():
-                continue
-            if seed == options.seed:  # the figures show the nets of one seed
-                saved = {"model": net.state_dict(), "config": config_to_dict(net.config)}
-                save_torch(path.with_suffix(".params"), saved)
-            write_json(path, {"kind": kind, "net": name, "seed": seed, "settings": settings, **result})
-            shutil.rmtree(unfinished.folder)
+
+    folder: Path
+    settings: dict
+    train: Callable[[str, int, Unfinished], tuple[Net, dict]]
+
+    @property
+    def kind(self) -> str:
+        """repeats or text."""
+        return self.folder.name
 
 
-def study_repeats(options: Options, config: RepeatsConfig) -> None:
-    """All nets on repeated random segments."""
+def repeats_study(options: Options, config: RepeatsConfig) -> Study:
+    """On repeated random segments."""
     device = str(pick_device(options.device))
-    run_all("repeats", options, config_to_dict(config),
-            lambda name, seed, unfinished: train_on_repeats(name, seed, config, device, unfinished))
+    return Study(Path(options.out) / "repeats", config_to_dict(config),
+                 lambda name, seed, unfinished: train_on_repeats(name, seed, config, device, unfinished))
 
 
-def study_text(options: Options, data: DataOptions, config: TextConfig, quick: bool) -> None:
-    """All nets on text."""
+def text_study(options: Options, data: DataOptions, config: TextConfig, quick: bool) -> tuple[Study, TextTask]:
+    """On text, which is read and made ready here."""
     articles = 25 if quick else GENERATED_ARTICLES
     with first_process_first(options.device):  # which may have to download it
         corpus = load_corpus(data.data, data.data_dir, data.train_split, data.eval_split, articles)
     device = str(pick_device(options.device))
     task = TextTask(corpus, config)
-    print(f"Text: {corpus.source}; {task.describe()}")
-    if is_first_process():
-        task.tokenizer.save(Path(options.out) / "text" / "tokenizer")
-        write_text(Path(options.out) / "text" / "source.txt", f"{corpus.source}\n{task.describe()}\n")
-    run_all("text", options, {**config_to_dict(config), "source": corpus.source},
-            lambda name, seed, unfinished: train_on_text(name, seed, task, device, options.dtype, unfinished))
+    print(f"Text: {task.source}; {task.describe()}")
+    return Study(Path(options.out) / "text", task.settings,
+                 lambda name, seed, unfinished: train_on_text(name, seed, task, device, options.dtype, unfinished)), task
+
+
+def make_ready(study: Study, resume: bool) -> None:
+    """Refuse to go on with runs of other settings; without `resume`, delete the runs that there are."""
+    if not is_first_process():
+        return
+    if resume:
+        refuse_other_settings(study.folder, study.settings)
+    else:
+        clear(study.folder)
+
+
+def run_all(study: Study, options: Options) -> None:
+    """Train each net with each seed; each result goes to a file of its own once it is there."""
+    done = finished(study.folder) if options.resume else {}
+    for seed in range(options.seed, options.seed + options.seeds):
+        for name in parse_names(options.nets):
+            path, folder = result_path(study.folder, name, seed), study.folder / f"{name}.seed{seed}"
+            if (name, seed) in done:
+                if is_first_process():
+                    clear_unfinished(folder)  # a kill may have come between the result and this
+                continue
+            print(f"[{study.kind}, seed {seed}] {name}: {VARIANTS[name].label}")
+            net, result = study.train(name, seed, Unfinished(folder, study.settings, options.checkpoint_interval,
+                                                             options.resume))
+            if not is_first_process():
+                continue
+            if seed == options.seed:  # the figures show the nets of one seed
+                save_net(path.with_suffix(".params"), net, study.settings)
+            write_sealed(path, {"kind": study.kind, "net": name, "seed": seed, "settings": study.settings, **result})
+            clear_unfinished(folder)
+
+
+def write_task(folder: Path, task: TextTask) -> None:
+    """What the text was, and its tokenizer, for whoever reads the results."""
+    task.tokenizer.save(folder / "tokenizer")
+    write_text(folder / "source.txt", f"{task.source}\n{task.describe()}\n")
+
+
+def work(command: str, quick: bool, options: Options, data: DataOptions, text: TextConfig, repeats: RepeatsConfig) -> None:
+    """One command. Everything is read and checked before anything is written."""
+    studies, task = [], None
+    if command in ("study", "repeats"):
+        studies.append(repeats_study(options, repeats))
+    if command in ("study", "text"):
+        study, task = text_study(options, data, text, quick)
+        studies.append(study)
+    with first_process_first(options.device):
+        for study in studies:
+            make_ready(study, options.resume)
+        if task and is_first_process():
+            write_task(studies[-1].folder, task)
+    if command in ("study", "faults"):
+        show_faults(Path(options.out), options.seed, quick=quick)
+    for study in studies:
+        run_all(study, options)
+    if command != "faults" and is_first_process():
+        report(Path(options.out))
 
 
 def main() -> None:
@@ -159,14 +203,10 @@ def main() -> None:
         text = config_from_args(TextConfig, args, **SIZES[data.size])
         repeats = config_from_args(RepeatsConfig, args, **(QUICK_REPEATS if args.quick else {}))
         parse_names(options.nets)
-        if args.command in ("study", "faults"):
-            show_faults(Path(options.out), options.seed, quick=args.quick)
-        if args.command in ("study", "repeats"):
-            study_repeats(options, repeats)
-        if args.command in ("study", "text"):
-            study_text(options, data, text, args.quick)
-        if args.command != "faults" and is_first_process():
-            report(Path(options.out))
+        going_on = f"finished runs are kept in {options.out}, and the same command with --resume goes on" \
+            if args.command in ("study", "repeats", "text") else "the same command starts again"
+        with own_folder(options.out), way_to_go_on(going_on):
+            work(args.command, args.quick, options, data, text, repeats)
         print(f"{time.perf_counter() - started:.0f} s in all; everything is in {options.out}")
 
 

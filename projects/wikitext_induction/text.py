@@ -11,6 +11,7 @@ from data.wikitext2.generate import generate
 from data.wikitext2.prepare import HERE as WIKITEXT2
 from data.wikitext2.prepare import SPLITS, prepare
 from mingpt.bpe import BPETokenizer
+from mingpt.checkpoints import fingerprint
 from mingpt.download import DownloadError
 from mingpt.files import read_text
 
@@ -84,6 +85,11 @@ def train_tokenizer(text: str, vocab_size: int) -> BPETokenizer:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a small text may have fewer pairs; the vocabulary is printed anyway
         return BPETokenizer.train(text, vocab_size, [PAD], progress=False)
+
+
+def fingerprint_of(tokenizer: BPETokenizer) -> str:
+    """The same for two tokenizers exactly if they turn every text into the same tokens."""
+    return fingerprint([tokenizer.tokens, tokenizer.merges, tokenizer.special_tokens])
 
 
 class Packed:

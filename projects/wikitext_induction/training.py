@@ -1,6 +1,6 @@
 """Train one net on one of the two kinds of data, and measure it on the way."""
 
-import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mingpt.checkpoints import fingerprint
+from mingpt.command import printable
+from mingpt.config import config_to_dict
 from mingpt.conv_attention import Net
-from mingpt.files import read_text, write_json
+from mingpt.files import read_json, write_json
 from mingpt.optim import OptimConfig
 from mingpt.processes import is_first_process, lost_processes_named
 from mingpt.trainer import Trainer, TrainerConfig
@@ -21,8 +24,12 @@ from projects.wikitext_induction.ablations import ablate
 from projects.wikitext_induction.measures import chance, in_context_learning, measure_quotation, measure_repeats
 from projects.wikitext_induction.nets import build
 from projects.wikitext_induction.repeats import TiledSegments, random_repeats
+from projects.wikitext_induction.runs import MEASURED
 from projects.wikitext_induction.taps import tap_statistics
-from projects.wikitext_induction.text import DURSLEY, PAD, Corpus, Lines, Packed, prompt_tokens, train_tokenizer
+from projects.wikitext_induction.text import (DURSLEY, PAD, Corpus, Lines, Packed, fingerprint_of, prompt_tokens,
+                                              train_tokenizer)
+
+LARGEST = 2**31  # sizes from here on fit no computer that this runs on; from 2^63 on they fit no tensor
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,8 @@ class RepeatsConfig:
 
     def __post_init__(self):
         _positive(self)
+        if self.repeat_block < 6:
+            raise ValueError(f"--repeat_block is {self.repeat_block}; it must be at least 6, for segments of two tokens")
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,9 @@ class TextConfig:
     train_chars: Annotated[int, "characters of the training text to use; 0: all"] = 0
 
     def __post_init__(self):
-        _positive(self, "train_chars", "padding_mask")
+        _positive(self, "train_chars", "padding_mask", "warmup_ratio")
+        if self.train_chars < 0:
+            raise ValueError(f"--train_chars is {self.train_chars}; it must not be negative")
         if self.examples not in ("packed", "lines"):
             raise ValueError(f"--examples is {self.examples!r}; it must be packed or lines")
         if self.padding_mask and self.examples == "packed":
@@ -69,8 +80,10 @@ class TextConfig:
 
 def _positive(config, *but: str) -> None:
     for name, value in asdict(config).items():
-        if name not in but and not isinstance(value, str) and value <= 0:
+        if name not in but and not isinstance(value, str) and not 0 < value < math.inf:
             raise ValueError(f"--{name} is {value}; it must be positive")
+        if isinstance(value, int) and value >= LARGEST:
+            raise ValueError(f"--{name} is {printable(str(value))}; it must be less than {LARGEST:,}")
 
 
 @dataclass(frozen=True)
@@ -95,14 +108,13 @@ def train_and_measure(trainer: Trainer, measure: Callable[[], dict], due: Callab
     Returns the measurements, each with its "step", and the seconds that all of it took, earlier parts of a resumed run
     included up to their last measurement.
     """
-    path, curve, before = unfinished.folder / "measured.json", [], 0.0
+    path, curve, before = unfinished.folder / MEASURED, [], 0.0
     if unfinished.resume:
         with lost_processes_named():
             trainer.load_checkpoint()
     if trainer.iter_num:
-        saved = json.loads(read_text(path))
-        # What was measured after the checkpoint will be measured again.
-        curve, before = [point for point in saved["curve"] if point["step"] <= trainer.iter_num], saved["seconds"]
+        curve, before = read_measured(path)
+        curve = [point for point in curve if point["step"] <= trainer.iter_num]  # the rest will be measured again
     start = time.perf_counter()
 
     def take() -> None:
@@ -120,6 +132,16 @@ def train_and_measure(trainer: Trainer, measure: Callable[[], dict], due: Callab
     trainer.add_callback("on_batch_end", on_batch_end)
     trainer.run()
     return curve, round(before + time.perf_counter() - start, 1)
+
+
+def read_measured(path: Path) -> tuple[list[dict], float]:
+    """What an unfinished run has measured, and the seconds that it took. ValueError for a file that is none of its kind."""
+    saved = read_json(path)
+    curve, seconds = (saved.get("curve"), saved.get("seconds")) if isinstance(saved, dict) else (None, None)
+    if not (isinstance(seconds, (int, float)) and isinstance(curve, list) and curve and
+            all(isinstance(point, dict) and isinstance(point.get("step"), int) for point in curve)):
+        raise ValueError(f"{path}: not the measurements of a run; leave --resume out to begin it anew")
+    return curve, float(seconds)
 
 
 def train_on_repeats(name: str, seed: int, config: RepeatsConfig, device: str,
@@ -144,10 +166,14 @@ def train_on_repeats(name: str, seed: int, config: RepeatsConfig, device: str,
 
 
 class TextTask:
-    """A corpus made ready: tokens, examples, and what to measure on."""
+    """A corpus made ready: tokens, examples, and what to measure on.
+
+    settings   what makes a run this one and no other, as plain values: the config, and in "inputs" the fingerprints of what
+               it reads
+    """
 
     def __init__(self, corpus: Corpus, config: TextConfig):
-        self.config = config
+        self.config, self.source = config, corpus.source
         train = corpus.train[: config.train_chars or None]
         self.tokenizer = train_tokenizer(train, config.vocab_size)
         T, V = config.block_size, self.tokenizer.vocab_size
@@ -156,6 +182,9 @@ class TextTask:
         self.lines = Lines(train, self.tokenizer, T) if config.examples == "lines" else None
         self.dursley = prompt_tokens(DURSLEY, self.tokenizer, T)
         self.repeats = random_repeats(V - 1, min(50, T // 2), 16)  # without the padding, which is last
+        self.inputs = {"the training text": fingerprint(train), "the evaluation text": fingerprint(corpus.evaluation),
+                       "the tokenizer": fingerprint_of(self.tokenizer)}
+        self.settings = {**config_to_dict(config), "source": corpus.source, "inputs": self.inputs}
 
     def describe(self) -> str:
         """One line on sizes."""
@@ -178,7 +207,7 @@ def train_on_text(name: str, seed: int, task: TextTask, device: str, dtype: str,
     optim = OptimConfig(learning_rate=config.learning_rate, beta2=0.999, weight_decay=0.0, schedule="cosine")
     how = TrainerConfig(max_epochs=config.epochs, seed=seed, device=device, dtype=dtype,
                         checkpoint_interval=unfinished.interval, **size)
-    trainer = Trainer(how, optim, net, data, out_dir=unfinished.folder)
+    trainer = Trainer(how, optim, net, data, out_dir=unfinished.folder, inputs=task.inputs)
     # How many steps there are is known now.
     trainer.optim = replace(optim, warmup_iters=round(config.warmup_ratio * trainer.max_iters))
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+MOST = 1_000_000  # of anything that is counted: more would not end
 STUDY_NAMES = ("scores", "diagonal", "subspace", "shuffle", "project", "paths", "doubts")
 
 
@@ -30,6 +31,8 @@ class MechanismOptions:
         ):
             if getattr(self, field) < least:
                 raise ValueError(f"--{field} is {getattr(self, field)}; it must be at least {least}")
+            if getattr(self, field) > MOST:
+                raise ValueError(f"--{field} is {getattr(self, field)}; it must be at most {MOST:,}")
 
 
 @dataclass(frozen=True)
@@ -41,5 +44,5 @@ class AllOptions:
     ] = 1
 
     def __post_init__(self):
-        if self.seeds < 1:
-            raise ValueError(f"--seeds is {self.seeds}; it must be at least 1")
+        if not 1 <= self.seeds <= MOST:
+            raise ValueError(f"--seeds is {self.seeds}; it must be from 1 to {MOST:,}")
