@@ -29,7 +29,7 @@ def test_mistakes_are_named():
         tokenizer.decode([0, 3])
     with pytest.raises(ValueError, match="index -1 is outside"):
         tokenizer.decode([-1])
-    with pytest.raises(ValueError, match="indices are whole numbers, not float64"):
+    with pytest.raises(ValueError, match="ids have to be a sequence of integers: 'float'"):
         tokenizer.decode([1.9, 0.2])
     with pytest.raises(ValueError, match="'a' stands twice"):
         CharTokenizer("abca")

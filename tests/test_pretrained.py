@@ -205,10 +205,14 @@ def tensor(shape=(2,), first=0, last=8, dtype="F32") -> dict:
     ({"a": tensor(), "b": tensor(first=12, last=20)}, b"1" * 20, "tensor 'b' begins at byte 12 of the data, where 8"),
     ({"a": tensor(first=8, last=0)}, b"", "does not fill its bytes 8 to 0"),
     ({"a": tensor(shape=(3,))}, b"1" * 8, "tensor 'a' of F32 .3. does not fill its bytes 0 to 8"),
-    ({"a": tensor(shape=(2**40, 2**40))}, b"1" * 8, "does not fill"),
+    ({"a": tensor(shape=(2**40, 2**40))}, b"1" * 8, "is larger than any file"),
+    ({"a": tensor((0, 2**47, 2**47), 0, 0)}, b"", "is larger than any file"),
+    ({"a": tensor((2**47, 2**47, 0), 0, 0)}, b"", "is larger than any file"),
+    ({"a": tensor(shape=(2**40,))}, b"1" * 8, "does not fill"),
+    ({"a\n\x1b[2J": tensor(dtype="F7")}, b"", r"tensor 'a.n.x1b.2J' has dtype 'F7'"),
     ({"a": tensor(shape=(-2,))}, b"1" * 8, "has shape .-2. and"),
     ({"a": tensor(shape=(True, 2))}, b"1" * 8, "has shape .True, 2. and"),
-    ({"a": tensor(dtype="I64", shape=(1,))}, b"1" * 8, "tensor 'a' has dtype 'I64'; only F32, F16, BF16 are read"),
+    ({"a": tensor(dtype="C64", shape=(1,))}, b"1" * 8, "tensor 'a' has dtype 'C64'; only F64, F32, F16, BF16, I64"),
     ({"a": tensor(dtype=["F32"])}, b"1" * 8, "tensor 'a' has dtype .'F32'.;"),
     ({"a": dict(dtype="F32", shape=[2])}, b"1" * 8, "data_offsets None"),
     ({"a": 5}, b"", "has dtype None"),
@@ -223,7 +227,7 @@ def test_a_damaged_safetensors_file_is_one_line(tmp_path, header, data, message)
     path = file_of(tmp_path / "x.safetensors", header, data)
     with pytest.raises(ValueError, match=message) as error:
         SafeTensors(path)
-    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{path}: ") and str(error.value).isprintable() and len(str(error.value)) < 600
 
 
 @pytest.mark.parametrize("content, message", [
@@ -308,7 +312,7 @@ def test_a_config_of_another_model_is_one_line(tmp_path, changes, message):
 def test_a_config_that_is_no_json_object_is_one_line(tmp_path, text):
     small_gpt().save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match="config.json: cannot be read as JSON"):
+    with pytest.raises(ValueError, match="config.json:(1: not JSON| not JSON that can| has to be one JSON object)"):
         GPT.from_pretrained(tmp_path)
 
 
@@ -352,7 +356,7 @@ def test_sources_that_are_not_there(tmp_path):
         GPT.from_pretrained(tmp_path / "weights.pt")
     for index in ('{"weight_map": {"a": "../other.safetensors"}}', "{}", '{"weight_map": 3}', "["):
         (tmp_path / "model.safetensors.index.json").write_text(index)
-        with pytest.raises(ValueError, match="index.json: not an index of safetensors files"):
+        with pytest.raises(ValueError, match="index.json:(1: not JSON| not an index of files of weights)"):
             GPT.from_pretrained(tmp_path)
 
 
@@ -366,8 +370,8 @@ def test_what_gpt2_does_not_have_is_not_written(tmp_path, changes):
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     small_gpt().save_pretrained(tmp_path)
     before = (tmp_path / "model.safetensors").read_bytes()
-    with pytest.raises(ValueError, match="a is torch.int64; F32, F16, BF16 can be written"):
-        write_safetensors(tmp_path / "model.safetensors", {"a": torch.zeros(2, dtype=torch.long)})
+    with pytest.raises(ValueError, match="a is torch.complex64; F64, F32, F16, BF16, .* can be written"):
+        write_safetensors(tmp_path / "model.safetensors", {"a": torch.zeros(2, dtype=torch.complex64)})
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
