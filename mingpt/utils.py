@@ -1,21 +1,24 @@
 """Small things that several files need: devices and number formats, seeds, progress bars."""
 
 import ctypes
+import operator
 import platform
 import random
-import reprlib
 import sys
 
 import numpy as np
 import torch
+
+from mingpt.files import short
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def set_seed(seed: int) -> None:
     """Seed Python's, numpy's and torch's global generators. ValueError unless `seed` is a whole number of 64 bits."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
-        raise ValueError(f"seed is {reprlib.repr(seed)}; it must be a whole number from -2**63 to 2**64 - 1")
+    if not hasattr(seed, "__index__") or not -(2**63) <= (number := operator.index(seed)) < 2**64:
+        raise ValueError(f"seed is {short(seed)}; it must be a whole number from -2**63 to 2**64 - 1")
+    seed = number
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -29,8 +32,8 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # "meta" fails here: its tensors have a shape and no numbers
     except (RuntimeError, AssertionError, ImportError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {reprlib.repr(name)} cannot be used here ({reason}); try --device cpu") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise ValueError(f"device {short(name)} cannot be used here ({reason}); try --device cpu") from None
     return device
 
 
