@@ -40,6 +40,8 @@ from tqdm import tqdm
 from mingpt.bpe_files import byte_to_char, download_pretrained, read_tokenizer, visible, write_tokenizer
 from mingpt.bpe_merge import Merger
 from mingpt.bpe_split import blocks, checked_text, split_at, split_text
+from mingpt.char import token_ids
+from mingpt.files import short
 
 # ------------------------------------------------------------------------------------------------------ tokenizer
 
@@ -84,9 +86,16 @@ class BPETokenizer:
 
     def __init__(self, tokens: Iterable[bytes], merges: Iterable[tuple[int, int]],
                  special_tokens: Mapping[str, int] | None = None, *, cache_chars: int = CACHE_CHARS):
-        self.tokens = list(tokens)
-        self.merges = list(merges)
-        self.special_tokens = dict(special_tokens or {})
+        try:
+            self.tokens = list(tokens)
+            self.merges = [(operator.index(left), operator.index(right)) for left, right in merges]
+            self.special_tokens = dict(special_tokens or {})
+            fit = all(isinstance(token, bytes) for token in self.tokens) and all(map(is_text, self.special_tokens))
+        except (TypeError, ValueError):  # not iterable, no pairs, no integers
+            fit = False
+        if not fit:
+            raise ValueError("`tokens` is a list of bytes, `merges` a list of pairs of ids, and `special_tokens` a mapping of "
+                             "names to ids; another type was given")
         ids = {token: id for id, token in enumerate(self.tokens)}
         if len(ids) < len(self.tokens) or b"" in ids:
             twice = next((token for token, count in Counter(self.tokens).items() if count > 1), b"")
@@ -151,8 +160,8 @@ class BPETokenizer:
 
     def encode_batch(self, texts: Iterable[str | bytes], allowed_special: str | Iterable[str] = ()) -> list[list[int]]:
         """`encode` for each of `texts`. Raises ValueError as it does, and for a single text."""
-        if isinstance(texts, (str, bytes)):
-            raise ValueError("encode_batch takes a list of texts; use encode for a single one")
+        if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+            raise ValueError(f"encode_batch takes a list of texts, not a {type(texts).__name__}; use encode for a single one")
         return [self.encode(text, allowed_special) for text in texts]
 
     def _encode(self, text: str) -> list[int]:
@@ -193,15 +202,12 @@ class BPETokenizer:
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of a sequence of token ids (a list, or a 1-D array or tensor of integers).
 
-        Raises ValueError for what is no integer and for an id that is not in the vocabulary.
+        Raises ValueError for what is no integer, for a batch of sequences and for an id that is not in the vocabulary.
         """
-        try:
-            ids = list(map(operator.index, ids))
-        except TypeError as error:
-            raise ValueError(f"ids have to be a sequence of integers: {error}") from None
+        ids = token_ids(ids)
         if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
             place, id = next((place, id) for place, id in enumerate(ids) if not 0 <= id < self.vocab_size)
-            raise ValueError(f"id {id} at index {place} is out of range; ids go from 0 to {self.vocab_size - 1}")
+            raise ValueError(f"id {short(id)} at index {place} is out of range; ids go from 0 to {self.vocab_size - 1}")
         return b"".join(map(self.tokens.__getitem__, ids))
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -230,6 +236,12 @@ class BPETokenizer:
         for n, name in enumerate(names):
             if len(checked_text(name).encode("utf-8")) < 2 or name in names[:n]:
                 raise ValueError(f"special token {name!r} is given twice, or is not two bytes long; change it")
+        try:
+            vocab_size = operator.index(vocab_size)
+        except TypeError:
+            raise ValueError(f"vocab_size is {short(vocab_size)}; it has to be a whole number") from None
+        if not isinstance(texts, Iterable):
+            raise ValueError(f"the texts are a {type(texts).__name__}; give a string, a list of strings or an open file")
         room = vocab_size - 256 - len(names)
         if room < 0:
             raise ValueError(
@@ -269,9 +281,17 @@ class BPETokenizer:
         return write_tokenizer(folder, self.tokens, self.merges, self.special_tokens)
 
 
+def is_text(value) -> bool:
+    """Whether `value` is a string that UTF-8 can write."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
 def name_list(names: str | Iterable[str]) -> list[str]:
-    """One name, or several, as a list."""
-    return [names] if isinstance(names, str) else list(names)
+    """One name, or several, as a list. ValueError for anything else."""
+    several = [names] if isinstance(names, str) else list(names) if isinstance(names, Iterable) else None
+    if several is None or not all(isinstance(name, str) for name in several):
+        raise ValueError(f"the names of special tokens are {short(names)}; give a string, or a list of strings")
+    return several
 
 
 # ------------------------------------------------------------------------------------------------------- training

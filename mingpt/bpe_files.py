@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mingpt.files import atomic_path
+from mingpt.files import atomic_path, cache_folder, read_json, read_text, short
 
 # tokenizer -> file -> (mirrors tried in order, SHA-256)
 PRETRAINED = {
@@ -78,12 +78,12 @@ def read_tokenizer(
         special_tokens = [token for token in unmade if re.fullmatch(r"<.+>|\[.+\]", token)]
     for name in special_tokens:
         if name not in unmade:
-            raise ValueError(f"{vocab_json}: has no special token {name!r}; leave it out of special_tokens")
+            raise ValueError(f"{vocab_json}: has no special token {short(name)}; leave it out of special_tokens")
     specials = {name: vocab[name] for name in special_tokens}
     for token in unmade:
         if token not in specials:
             raise ValueError(
-                f"{vocab_json}: no merge in {merges_txt} makes token {token!r} (id {vocab[token]}); use two files "
+                f"{vocab_json}: no merge in {merges_txt} makes token {short(token)} (id {vocab[token]}); use two files "
                 "that belong together, or name it in special_tokens"
             )
     byte_of = {char: byte for byte, char in byte_to_char().items()}
@@ -93,10 +93,10 @@ def read_tokenizer(
             tokens.append(name.encode("utf-8") if name in specials else bytes(map(byte_of.__getitem__, name)))
         except KeyError as error:
             raise ValueError(
-                f"{vocab_json}: in token {name!r}, {error} stands for no byte; use byte-level BPE's files"
+                f"{vocab_json}: in token {short(name)}, {error} stands for no byte; use byte-level BPE's files"
             ) from None
         except UnicodeEncodeError:
-            raise ValueError(f"{vocab_json}: special token {name!r} has a lone surrogate; rename it") from None
+            raise ValueError(f"{vocab_json}: special token {short(name)} has a lone surrogate; rename it") from None
     return tokens, [(vocab[left], vocab[right]) for left, right in pairs], specials
 
 
@@ -137,10 +137,9 @@ def download_pretrained(name: str = "gpt2", folder: str | os.PathLike | None = N
     """
     from mingpt.download import fetch  # here, as it brings in `requests`, which nothing else of a tokenizer needs
 
-    if name not in PRETRAINED:
-        raise ValueError(f"no pretrained tokenizer is called {name!r}; there is {', '.join(PRETRAINED)}")
-    cache = Path(os.environ.get("MINGPT_CACHE") or Path.home() / ".cache" / "mingpt")
-    folder = cache / f"{name}_bpe" if folder is None else Path(folder)
+    if not isinstance(name, str) or name not in PRETRAINED:
+        raise ValueError(f"no pretrained tokenizer is called {short(name)}; there is {', '.join(PRETRAINED)}")
+    folder = cache_folder() / f"{name}_bpe" if folder is None else Path(folder)
     vocab_json, merges_txt = (
         fetch(urls, folder / file, sha256=sha256, description=f"{name} {file}")
         for file, (urls, sha256) in PRETRAINED[name].items()
@@ -153,18 +152,15 @@ def read_vocab(path: str | os.PathLike) -> dict[str, int]:
 
     Raises ValueError, with the file and what is wrong in it.
     """
-    try:
-        vocab = json.loads("\n".join(_read_lines(path)))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg}); fetch the file anew") from None
+    vocab = read_json(_path(path))
     if not isinstance(vocab, dict) or not all(type(id) is int for id in vocab.values()):
         raise ValueError(f"{path}: has to be one JSON object, token -> id")
     token_of = {}
     for token, id in vocab.items():
         if not 0 <= id < len(vocab):
-            raise ValueError(f"{path}: token {token!r} has id {id}; ids go from 0 to {len(vocab) - 1}, without gaps")
+            raise ValueError(f"{path}: token {short(token)} has id {short(id)}; ids go from 0 to {len(vocab) - 1}, without gaps")
         if id in token_of:
-            raise ValueError(f"{path}: tokens {token_of[id]!r} and {token!r} share id {id}; give each its own")
+            raise ValueError(f"{path}: tokens {short(token_of[id])} and {short(token)} share id {id}; give each its own")
         token_of[id] = token
     for byte, char in byte_to_char().items():
         if char not in vocab:
@@ -179,7 +175,7 @@ def read_merges(path: str | os.PathLike, vocab: Mapping[str, int]) -> list[tuple
     comes a second time, or has or makes a token that `vocab` lacks.
     """
     pairs = {}  # pair -> its line
-    lines = _read_lines(path)
+    lines = read_text(_path(path)).split("\n")
     while lines and not lines[-1]:
         lines.pop()
     for number, line in enumerate(lines, 1):
@@ -187,25 +183,21 @@ def read_merges(path: str | os.PathLike, vocab: Mapping[str, int]) -> list[tuple
             continue
         left, _, right = line.partition(" ")
         if not left or not right or " " in right:
-            raise ValueError(f"{path}:{number}: {line!r} is no merge; a line is two tokens with one space between")
+            raise ValueError(f"{path}:{number}: {short(line)} is no merge; a line is two tokens with one space between")
         if (left, right) in pairs:
-            raise ValueError(f"{path}:{number}: repeats line {pairs[left, right]}, {line!r}; remove one of them")
+            raise ValueError(f"{path}:{number}: repeats line {pairs[left, right]}, {short(line)}; remove one of them")
         for token in (left, right, left + right):
             if token not in vocab:
                 raise ValueError(
-                    f"{path}:{number}: the vocabulary has no token {token!r}; use two files that belong together"
+                    f"{path}:{number}: the vocabulary has no token {short(token)}; use two files that belong together"
                 )
         pairs[left, right] = number
     return list(pairs)
 
 
-def _read_lines(path: str | os.PathLike) -> list[str]:
-    """The lines of a UTF-8 file, with any line ends but lone returns. ValueError for one that cannot be read so."""
+def _path(path: str | os.PathLike) -> Path:
+    """A path, or ValueError for what is none."""
     try:
-        return Path(path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; give the path of a tokenizer's file") from None
-    except UnicodeDecodeError as error:
-        data, start = error.object, error.start
-        line = data.count(b"\n", 0, start) + 1
-        raise ValueError(f"{path}:{line}: byte 0x{data[start]:02x} is not UTF-8; fetch the file anew") from None
+        return Path(path)
+    except TypeError:
+        raise ValueError(f"a {type(path).__name__} is no path; give the path of a tokenizer's file") from None

@@ -15,7 +15,10 @@ import dataclasses
 import difflib
 import sys
 import typing
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
+
+from mingpt.files import short, short_name
 
 Config = TypeVar("Config")
 
@@ -26,6 +29,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options):
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(**options, allow_abbrev=False)
+        self.register("type", int, read_int)
+        self.register("type", float, read_float)
 
     def add_config(self, config_class: type, title: str | None = None) -> None:
         """One flag for each field of a dataclass. The help is the string in the field's `Annotated`."""
@@ -48,10 +53,50 @@ class Parser(argparse.ArgumentParser):
                 continue
             underscored = "--" + flag[2:].replace("-", "_")
             if underscored not in flags:
-                near = difflib.get_close_matches(underscored, flags, 1, 0.5)
-                self.error(f"unknown argument {flag}; " + (f"did you mean {near[0]}?" if near else f"see {self.prog} --help"))
+                near = nearest_flags(underscored, flags - {"--help", "-h"})
+                self.error(f"unknown argument {short_name(flag)}; " +
+                           (f"did you mean {' or '.join(near)}?" if near else f"see {self.prog} --help"))
             words[i] = underscored + equals + value
         return super().parse_args(words, namespace)
+
+
+def nearest_flags(flag: str, flags: Iterable[str]) -> list[str]:
+    """What may have been meant by `flag`: the flags of which it is the initials (--lr: --learning_rate), else the most alike."""
+    names = {known.lstrip("-"): known for known in sorted(flags)}
+    name = flag.lstrip("-")
+    meant = [known for known in names if "_" in known and "".join(word[:1] for word in known.split("_")) == name]
+    meant = meant or difflib.get_close_matches(name, names, 1, 0.5)
+    return [names[known] for known in meant]
+
+
+def read_int(word: str) -> int:
+    """The whole number that a word of a command line is. One of more than 64 bits fits into nothing that counts here."""
+    try:
+        value = int(word)
+    except ValueError:
+        if len(word) < 100:
+            raise
+        raise argparse.ArgumentTypeError(f"{short(word)} is no whole number of at most 64 bits") from None
+    if problem := number_problem(int, value):
+        raise argparse.ArgumentTypeError(f"{short(word)} {problem}")
+    return value
+
+
+def read_float(word: str) -> float:
+    """The finite number that a word of a command line is."""
+    value = float(word)
+    if problem := number_problem(float, value):
+        raise argparse.ArgumentTypeError(f"{short(word)} {problem}")
+    return value
+
+
+def number_problem(kind: type, value) -> str:
+    """What is wrong with a number as the value of a field of that kind; "" if nothing is."""
+    if kind is int and not -(2**63) <= value < 2**63:
+        return "is out of range; whole numbers go from -2**63 to 2**63 - 1"
+    if kind is float and not (abs(value) <= sys.float_info.max):
+        return "is not finite; give a number"
+    return ""
 
 
 def config_from_args(config_class: type[Config], args: argparse.Namespace, **defaults) -> Config:
@@ -66,17 +111,21 @@ def config_to_dict(config) -> dict[str, Any]:
 
 
 def config_from_dict(config_class: type[Config], values: dict[str, Any], source: str = "the configuration") -> Config:
-    """The dataclass from plain values. ValueError on a name it does not have, or a value of another type."""
+    """The dataclass from plain values. ValueError on a name it does not have, or a value of another type or size."""
     fields = _fields(config_class)
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{source}: is a {type(values).__name__}, not a {config_class.__name__}: names and their values")
     for name, value in values.items():
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, 1)
+            near = difflib.get_close_matches(str(name)[:100], fields, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(fields)}"
-            raise ValueError(f"{source}: {config_class.__name__} has no {name!r}; {hint}")
+            raise ValueError(f"{source}: {config_class.__name__} has no {short(name)}; {hint}")
         kind = fields[name][0]
         if not isinstance(value, kind) and not (kind is float and isinstance(value, int)) or \
                 isinstance(value, bool) and kind is not bool:
-            raise ValueError(f"{source}: {name} is {value!r}, which is not of type {kind.__name__}")
+            raise ValueError(f"{source}: {name} is {short(value)}, which is not of type {kind.__name__}")
+        if kind in (int, float) and (problem := number_problem(kind, value)):
+            raise ValueError(f"{source}: {name} is {short(value)}, which {problem}")
     return config_class(**values)
 
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import shlex
 import sys
 from contextlib import contextmanager, suppress
@@ -204,6 +205,33 @@ def sha256_of(path: str | os.PathLike) -> str:
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
     return digest.hexdigest()
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+
+
+def short(value) -> str:
+    """A value from a file as it may stand in an error message: printable, in one line, and not long."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return f"a huge {type(value).__name__}"
+
+
+def short_name(name: str) -> str:
+    """The same for a name, without quotes."""
+    return short(name)[1:-1]
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: $MINGPT_CACHE, or ~/.cache/mingpt. ValueError where there is no home folder."""
+    given = os.environ.get("MINGPT_CACHE")
+    try:
+        return Path(given) if given else Path.home() / ".cache" / "mingpt"
+    except RuntimeError:  # no HOME, and a user without an account
+        raise ValueError("there is no home folder to keep downloads in; set MINGPT_CACHE to a folder, as in "
+                         "MINGPT_CACHE=/tmp/mingpt") from None
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Small things that several files need: devices and number formats, seeds, progress bars."""
 
 import ctypes
+import operator
 import platform
 import random
 import sys
@@ -8,26 +9,31 @@ import sys
 import numpy as np
 import torch
 
+from mingpt.files import short
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def set_seed(seed: int) -> None:
-    """Seed Python's, numpy's and torch's global generators."""
+    """Seed Python's, numpy's and torch's global generators. ValueError unless `seed` is a whole number of 64 bits."""
+    if not hasattr(seed, "__index__") or not -(2**63) <= (number := operator.index(seed)) < 2**64:
+        raise ValueError(f"seed is {short(seed)}; it must be a whole number from -2**63 to 2**64 - 1")
+    seed = number
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; "auto" takes a GPU where there is one. ValueError if it is not there."""
+    """The device called `name`; "auto" takes a GPU where there is one. ValueError if it is not there, or cannot compute."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here ({reason}); try --device cpu") from None
+        torch.zeros(1, device=device).item()  # "meta" fails here: its tensors have a shape and no numbers
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise ValueError(f"device {short(name)} cannot be used here ({reason}); try --device cpu") from None
     return device
 
 

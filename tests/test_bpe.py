@@ -5,6 +5,7 @@ and every file of the standard library, a minute or two.
 """
 
 import heapq
+import json
 import os
 import pickle
 import random
@@ -18,11 +19,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mingpt import bpe_files, bpe_split
 from mingpt.bpe import BPETokenizer
 from mingpt.bpe_files import byte_to_char
 from mingpt.bpe_split import split_text
+from mingpt.char import CharTokenizer
+from mingpt.files import cache_folder
+from mingpt.model import GPT
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 FULL = bool(os.environ.get("MINGPT_FULL_TESTS"))
@@ -380,7 +385,7 @@ def test_bad_text(small, text, message):
         ([1, -1], "id -1 at index 1 is out of range"),
         ([1, 2.0], "sequence of integers: 'float'"),
         (["a"], "sequence of integers: 'str'"),
-        (7, "sequence of integers: 'int'"),
+        (7, "sequence of integers, not 7 of type 'int'"),
     ],
 )
 def test_bad_ids(small, ids, message):
@@ -389,9 +394,109 @@ def test_bad_ids(small, ids, message):
             decode(ids)
 
 
+@pytest.mark.parametrize("batch", [
+    [[1, 2], [3, 4]], [[1], [2]], [(1, 2)], np.array([[1, 2], [3, 4]]), np.array([[1], [2]]), torch.tensor([[1, 2]]),
+    torch.tensor([[1], [2]]), [np.array([1, 2])], [torch.tensor([1, 2])], torch.ones(2, 2, dtype=torch.bool)])
+def test_a_batch_is_not_decoded_as_one_text(small, batch):
+    for tokenizer in (small, CharTokenizer("abcdefgh")):
+        with pytest.raises(ValueError, match="not a batch of [12] such; decode one at a time") as error:
+            tokenizer.decode(batch)
+        assert "\n" not in str(error.value)
+        assert [tokenizer.decode(row) for row in ([1, 2], np.array([1, 2], np.uint16), torch.tensor([1, 2]))] == \
+            [tokenizer.decode(iter((1, 2)))] * 3
+
+
+@pytest.mark.parametrize("ids", [None, 5, "ab", b"ab", 1.5, [None], [True], [1, "2"], np.array(3), torch.tensor([0.5]),
+                                 torch.tensor([True]), [10**5000], [-(2**70)]])
+def test_what_is_no_sequence_of_ids_is_one_line(small, ids):
+    for tokenizer in (small, CharTokenizer("abcdefgh")):
+        with pytest.raises(ValueError, match="sequence of integers|out of range|outside the vocabulary") as error:
+            tokenizer.decode(ids)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("call, message", [
+    (lambda: BPETokenizer.train(None, 300), "the texts are a NoneType; give a string"),
+    (lambda: BPETokenizer.train(5, 300), "the texts are a int"),
+    (lambda: BPETokenizer.train([None], 300, progress=False), "text is a NoneType"),
+    (lambda: BPETokenizer.train("text", "300"), "vocab_size is '300'; it has to be a whole number"),
+    (lambda: BPETokenizer.train("text", 300.5), "vocab_size is 300.5"),
+    (lambda: BPETokenizer.train("text", None), "vocab_size is None"),
+    (lambda: BPETokenizer.train("text", 300, None), "names of special tokens are None"),
+    (lambda: BPETokenizer.train("text", 300, [5]), "names of special tokens are .5."),
+    (lambda: BPETokenizer(None, []), "`tokens` is a list of bytes"),
+    (lambda: BPETokenizer(["a"], []), "`tokens` is a list of bytes"),
+    (lambda: BPETokenizer([bytes([b]) for b in range(256)], None), "`merges` a list of pairs"),
+    (lambda: BPETokenizer([bytes([b]) for b in range(256)], [(1, 2, 3)]), "`merges` a list of pairs"),
+    (lambda: BPETokenizer([bytes([b]) for b in range(256)], [("a", "b")]), "`merges` a list of pairs"),
+    (lambda: BPETokenizer([bytes([b]) for b in range(256)], [], 5), "`special_tokens` a mapping"),
+    (lambda: BPETokenizer([bytes([b]) for b in range(256)], [], {"\ud800": 5}), "`special_tokens` a mapping"),
+    (lambda: BPETokenizer.from_files(None, 5), "a NoneType is no path"),
+    (lambda: BPETokenizer.from_pretrained(None), "no pretrained tokenizer is called None"),
+    (lambda: BPETokenizer.from_pretrained(["gpt2"]), "no pretrained tokenizer is called .'gpt2'."),
+])
+def test_another_type_is_one_line(call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
 def test_encode_batch_wants_a_list(small):
-    with pytest.raises(ValueError, match="takes a list of texts"):
-        small.encode_batch("text")
+    for texts in ("text", b"text", None, 5):
+        with pytest.raises(ValueError, match=f"takes a list of texts, not a {type(texts).__name__}"):
+            small.encode_batch(texts)
+    for names in (None, 5, [None]):
+        with pytest.raises(ValueError, match="names of special tokens are"):
+            small.encode("text", names)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a": ' + "[" * 100_000, '{"!": ' + "9" * 5000 + "}"])
+def test_a_deep_or_huge_vocabulary_is_one_line(small, tmp_path, content):
+    vocab, merges = small.save(tmp_path)
+    vocab.write_text(content)
+    with pytest.raises(ValueError, match="vocab.json: not JSON that can be read") as error:
+        BPETokenizer.from_files(vocab, merges)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_long_and_odd_tokens_are_short_in_messages(small, tmp_path):
+    for token in ("x" * 100_000, "\x1b[2J", "<" + "y" * 99_999):
+        vocab, merges = changed(tmp_path, small, (b'"A": 32', json.dumps(token).encode() + b': 300, "A": 32'))
+        with pytest.raises(ValueError, match="vocab.json: no merge .* makes token|ids go from") as error:
+            BPETokenizer.from_files(vocab, merges, list(small.special_tokens))
+        assert str(error.value).isprintable() and len(str(error.value)) < 500
+    vocab, merges = changed(tmp_path, small, None, (FIRST, b"q" * 100_000 + b"\n"))
+    with pytest.raises(ValueError, match="merges.txt:2: 'qqq") as error:
+        BPETokenizer.from_files(vocab, merges, list(small.special_tokens))
+    assert len(str(error.value)) < 500
+
+
+def test_files_of_a_killed_writer_are_removed_and_a_failure_leaves_the_old(small, tmp_path, monkeypatch):
+    paths = small.save(tmp_path)
+    before = [path.read_bytes() for path in paths]
+    (tmp_path / ".vocab.json.999999999.tmp").write_text("half")
+    monkeypatch.setattr(Path, "write_text", lambda *args, **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        small.save(tmp_path)
+    monkeypatch.undo()
+    assert [path.read_bytes() for path in paths] == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["merges.txt", "vocab.json"]
+
+
+def test_without_a_home_the_cache_is_asked_for(monkeypatch, tmp_path):
+    monkeypatch.delenv("MINGPT_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "mingpt"
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("USERPROFILE")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user without an account
+    for call in (cache_folder, BPETokenizer.from_pretrained, lambda: GPT.from_pretrained("gpt2")):
+        with pytest.raises(ValueError, match="no home folder to keep downloads in; set MINGPT_CACHE"):
+            call()
+    monkeypatch.setenv("MINGPT_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
 
 
 def changed(folder, small, vocab=None, merges=None):
@@ -418,13 +523,13 @@ FIRST = b"a t\n"  # the first merge of `small`
         (None, (FIRST, b"t zz\n"), r"merges.txt:2: the vocabulary has no token 'zz'; use two files that belong"),
         (None, (FIRST, b"h h\n"), r"merges.txt:2: the vocabulary has no token 'hh'"),
         (None, (FIRST, b""), r"no merge in .*merges.txt makes token 'at' \(id 256\); use two files"),
-        (None, (FIRST, b"t \xff\n"), r"merges.txt:2: byte 0xff is not UTF-8"),
+        (None, (FIRST, b"t \xff\n"), r"merges.txt:2: not UTF-8 text"),
         ((b'"A": ', b'"AAA": '), None, r"vocab.json: has no token for byte 0x41 \(written 'A'\)"),
         ((b'"A": 32', b'"A": 33'), None, r"vocab.json: tokens 'A' and 'B' share id 33"),
         ((b'"A": 32', b'"A": 3200'), None, r"vocab.json: token 'A' has id 3200; ids go from 0 to 299"),
         ((b'"A": 32', b'"A": "32"'), None, r"vocab.json: has to be one JSON object, token -> id"),
         ((b'"A": 32', b'"A" 32'), None, r"vocab.json:1: not JSON"),
-        ((b'"A"', b'"\xff"'), None, r"vocab.json:1: byte 0xff is not UTF-8"),
+        ((b'"A"', b'"\xff"'), None, r"vocab.json:1: not UTF-8 text"),
     ],
 )
 def test_bad_files(small, tmp_path, vocab, merges, message):
@@ -442,7 +547,7 @@ def test_vocabulary_that_is_not_of_bytes(small, tmp_path):
 
 def test_missing_file_and_unknown_names(small, tmp_path):
     vocab, merges = small.save(tmp_path)
-    with pytest.raises(ValueError, match="nothing.json: No such file"):
+    with pytest.raises(ValueError, match="nothing.json: no such file"):
         BPETokenizer.from_files(tmp_path / "nothing.json", merges)
     with pytest.raises(ValueError, match="has no special token 'the'"):
         BPETokenizer.from_files(vocab, merges, ["the"])

@@ -29,7 +29,7 @@ def test_mistakes_are_named():
         tokenizer.decode([0, 3])
     with pytest.raises(ValueError, match="index -1 is outside"):
         tokenizer.decode([-1])
-    with pytest.raises(ValueError, match="indices are whole numbers, not float64"):
+    with pytest.raises(ValueError, match="ids have to be a sequence of integers: 'float'"):
         tokenizer.decode([1.9, 0.2])
     with pytest.raises(ValueError, match="'a' stands twice"):
         CharTokenizer("abca")
@@ -37,5 +37,14 @@ def test_mistakes_are_named():
         CharTokenizer("")
     with pytest.raises(ValueError, match="'ab' is not a single character"):
         CharTokenizer(["ab"])
+    for wrong, message in ((None, "the characters are a NoneType"), (5, "the characters are a int"), (b"ab", "are a bytes"),
+                           ([1], "1 is not a single"), ({"a": 1}, "are a dict"), (["x" * 10**5], "xxx' is not a single")):
+        with pytest.raises(ValueError, match=message) as error:
+            CharTokenizer(wrong)
+        assert len(str(error.value)) < 200
+    for wrong in (None, 5, b"ab", ["a"]):
+        for call in (tokenizer.encode, CharTokenizer.from_text):
+            with pytest.raises(ValueError, match=f"text is a {type(wrong).__name__}; it has to be a string"):
+                call(wrong)
     with pytest.raises(ValueError, match=r"the text contains '□' \(U\+25A1\), which is reserved"):
         CharTokenizer.from_text("a □", special="□")

@@ -7,18 +7,21 @@ import struct
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from mingpt import pretrained
 from mingpt.checkpoints import save_torch
 from mingpt.hooks import record
 from mingpt.model import GPT, GPTConfig
 from mingpt.pretrained import SafeTensors, write_safetensors
+from projects.birthplace.variants import Synthesizer
 
 CLOSE = dict(rtol=1e-4, atol=1e-4)
 SHAPES = [  # vocab_size, context, layers, heads, width, tied
@@ -205,10 +208,14 @@ def tensor(shape=(2,), first=0, last=8, dtype="F32") -> dict:
     ({"a": tensor(), "b": tensor(first=12, last=20)}, b"1" * 20, "tensor 'b' begins at byte 12 of the data, where 8"),
     ({"a": tensor(first=8, last=0)}, b"", "does not fill its bytes 8 to 0"),
     ({"a": tensor(shape=(3,))}, b"1" * 8, "tensor 'a' of F32 .3. does not fill its bytes 0 to 8"),
-    ({"a": tensor(shape=(2**40, 2**40))}, b"1" * 8, "does not fill"),
+    ({"a": tensor(shape=(2**40, 2**40))}, b"1" * 8, "is larger than any file"),
+    ({"a": tensor((0, 2**47, 2**47), 0, 0)}, b"", "is larger than any file"),
+    ({"a": tensor((2**47, 2**47, 0), 0, 0)}, b"", "is larger than any file"),
+    ({"a": tensor(shape=(2**40,))}, b"1" * 8, "does not fill"),
+    ({"a\n\x1b[2J": tensor(dtype="F7")}, b"", r"tensor 'a.n.x1b.2J' has dtype 'F7'"),
     ({"a": tensor(shape=(-2,))}, b"1" * 8, "has shape .-2. and"),
     ({"a": tensor(shape=(True, 2))}, b"1" * 8, "has shape .True, 2. and"),
-    ({"a": tensor(dtype="I64", shape=(1,))}, b"1" * 8, "tensor 'a' has dtype 'I64'; only F32, F16, BF16 are read"),
+    ({"a": tensor(dtype="C64", shape=(1,))}, b"1" * 8, "tensor 'a' has dtype 'C64'; only F64, F32, F16, BF16, I64"),
     ({"a": tensor(dtype=["F32"])}, b"1" * 8, "tensor 'a' has dtype .'F32'.;"),
     ({"a": dict(dtype="F32", shape=[2])}, b"1" * 8, "data_offsets None"),
     ({"a": 5}, b"", "has dtype None"),
@@ -223,7 +230,7 @@ def test_a_damaged_safetensors_file_is_one_line(tmp_path, header, data, message)
     path = file_of(tmp_path / "x.safetensors", header, data)
     with pytest.raises(ValueError, match=message) as error:
         SafeTensors(path)
-    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{path}: ") and str(error.value).isprintable() and len(str(error.value)) < 600
 
 
 @pytest.mark.parametrize("content, message", [
@@ -308,7 +315,7 @@ def test_a_config_of_another_model_is_one_line(tmp_path, changes, message):
 def test_a_config_that_is_no_json_object_is_one_line(tmp_path, text):
     small_gpt().save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match="config.json: cannot be read as JSON"):
+    with pytest.raises(ValueError, match="config.json:(1: not JSON| not JSON that can| has to be one JSON object)"):
         GPT.from_pretrained(tmp_path)
 
 
@@ -352,7 +359,7 @@ def test_sources_that_are_not_there(tmp_path):
         GPT.from_pretrained(tmp_path / "weights.pt")
     for index in ('{"weight_map": {"a": "../other.safetensors"}}', "{}", '{"weight_map": 3}', "["):
         (tmp_path / "model.safetensors.index.json").write_text(index)
-        with pytest.raises(ValueError, match="index.json: not an index of safetensors files"):
+        with pytest.raises(ValueError, match="index.json:(1: not JSON| not an index of files of weights)"):
             GPT.from_pretrained(tmp_path)
 
 
@@ -366,8 +373,8 @@ def test_what_gpt2_does_not_have_is_not_written(tmp_path, changes):
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     small_gpt().save_pretrained(tmp_path)
     before = (tmp_path / "model.safetensors").read_bytes()
-    with pytest.raises(ValueError, match="a is torch.int64; F32, F16, BF16 can be written"):
-        write_safetensors(tmp_path / "model.safetensors", {"a": torch.zeros(2, dtype=torch.long)})
+    with pytest.raises(ValueError, match="a is torch.complex64; F64, F32, F16, BF16, .* can be written"):
+        write_safetensors(tmp_path / "model.safetensors", {"a": torch.zeros(2, dtype=torch.complex64)})
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
@@ -396,3 +403,244 @@ print(mapped, (memory("VmHWM") - before) / size)
                          capture_output=True, text=True)
     mapped, used = map(float, run.stdout.split())
     assert mapped < 0.3 and 0.9 < used < 1.3, "next to nothing until the weights are used, then their size"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What other programs write
+
+
+def logits_of(state: dict, n_head: int, idx, exact_gelu: bool):
+    """A GPT in plain functions, from matrices (out, in) by the names of minGPT and nanoGPT; no bias where there is none."""
+    def norm(x, name):
+        return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state.get(f"{name}.bias"))
+
+    def linear(x, name):
+        return F.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
+
+    x = state["transformer.wte.weight"][idx] + state["transformer.wpe.weight"][: idx.size(1)]
+    B, T, C = x.shape
+    layer = 0
+    while f"transformer.h.{layer}.ln_1.weight" in state:
+        name = f"transformer.h.{layer}"
+        q, k, v = linear(norm(x, f"{name}.ln_1"), f"{name}.attn.c_attn").view(B, T, 3, n_head, -1).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(-2, -1) * (C // n_head) ** -0.5
+        scores = scores.masked_fill(torch.ones(T, T).triu(1).bool(), -torch.inf)
+        x = x + linear((scores.softmax(-1) @ v).transpose(1, 2).reshape(B, T, C), f"{name}.attn.c_proj")
+        hidden = linear(norm(x, f"{name}.ln_2"), f"{name}.mlp.c_fc")
+        x = x + linear(F.gelu(hidden, approximate="none" if exact_gelu else "tanh"), f"{name}.mlp.c_proj")
+        layer += 1
+    return linear(norm(x, "transformer.ln_f"), "lm_head")
+
+
+def nano_state(bias: bool, tied: bool, std: float = 0.3) -> dict:
+    """3 layers of width 24, 21 tokens, 16 positions, as nanoGPT's and minGPT's modules name and shape them."""
+    shapes = {"transformer.wte": (21, 24), "transformer.wpe": (16, 24), "transformer.ln_f": (24,), "lm_head": (21, 24)}
+    for n in range(3):
+        shapes |= {f"transformer.h.{n}.{name}": shape for name, shape in {
+            "ln_1": (24,), "attn.c_attn": (72, 24), "attn.c_proj": (24, 24), "ln_2": (24,), "mlp.c_fc": (96, 24),
+            "mlp.c_proj": (24, 96)}.items()}
+    state = {f"{name}.weight": std * torch.randn(shape) for name, shape in shapes.items()}
+    if bias:
+        state |= {f"{name}.bias": std * torch.randn(shape[0]) for name, shape in shapes.items()
+                  if name not in ("transformer.wte", "transformer.wpe", "lm_head")}
+    if tied:
+        state["lm_head.weight"] = state["transformer.wte.weight"]
+    return state
+
+
+MODEL_ARGS = dict(n_layer=3, n_head=4, n_embd=24, block_size=16, bias=False, vocab_size=21, dropout=0.1)
+
+
+@pytest.mark.parametrize("bias, prefix", [(False, "_orig_mod."), (True, ""), (True, "module._orig_mod.")])
+def test_a_checkpoint_of_nanogpt_is_the_same_model_but_for_the_form_of_gelu(bias, prefix, tmp_path):
+    state, idx = nano_state(bias, tied=True), torch.randint(21, (2, 16))
+    torch.save({"model": {prefix + name: value for name, value in state.items()}, "optimizer": {"state": {}},
+                "model_args": {**MODEL_ARGS, "bias": bias}, "iter_num": 5, "best_val_loss": torch.tensor(1.5),
+                "config": {"dataset": "shakespeare_char"}}, tmp_path / "ckpt.pt")
+    for source in (tmp_path, tmp_path / "ckpt.pt"):
+        with pytest.warns(UserWarning, match="ckpt.pt: nanoGPT's exact GELU becomes GPT-2's tanh form"):
+            model = GPT.from_pretrained(source)
+        assert model.config.tie_weights and model.lm_head.weight is model.transformer.wte.weight and model.config.n_head == 4
+        torch.testing.assert_close(model(idx)[0], logits_of(state, 4, idx, exact_gelu=False), **CLOSE)
+        torch.testing.assert_close(model(idx)[0], logits_of(state, 4, idx, exact_gelu=True), rtol=0.01, atol=0.01)
+    model.save_pretrained(tmp_path / "ours")
+    assert torch.equal(GPT.from_pretrained(tmp_path / "ours")(idx)[0], model(idx)[0])
+
+
+def test_a_state_dict_of_mingpt_needs_its_number_of_heads(tmp_path):
+    state, idx = nano_state(bias=True, tied=False), torch.randint(21, (2, 16))
+    masks = {f"transformer.h.{n}.attn.bias": torch.ones(1, 1, 16, 16).tril() for n in range(3)}
+    torch.save(state | masks, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"model.pt: a state_dict as minGPT saves it; .* from_pretrained\(..., n_head=6\)"):
+        GPT.from_pretrained(tmp_path / "model.pt")
+    model = GPT.from_pretrained(tmp_path, n_head=3)
+    torch.testing.assert_close(model(idx)[0], logits_of(state, 3, idx, exact_gelu=False), **CLOSE)
+    (tmp_path / "config.json").write_text(json.dumps({"system": {"seed": 1}, "model": {"model_type": None, "n_head": 3}}))
+    assert GPT.from_pretrained(tmp_path).config == model.config
+    (tmp_path / "config.json").write_text(json.dumps({"model": {"model_type": "gpt-mini", "n_head": None}}))
+    assert GPT.from_pretrained(tmp_path).config.n_head == 6
+    for n_head, message in ((4, "says n_head 6, and n_head=4"), (0, "n_head is 0"), ("3", "n_head is '3'")):
+        with pytest.raises(ValueError, match=message):
+            GPT.from_pretrained(tmp_path, n_head=n_head)
+    ours = small_gpt(tie_weights=False)
+    save_torch(tmp_path / "ours.pt", {f"_orig_mod.{name}": value for name, value in ours.state_dict().items()})
+    (tmp_path / "config.json").unlink()
+    again = GPT.from_pretrained(tmp_path / "ours.pt", n_head=4)
+    assert again.config == ours.config and torch.equal(again(idx)[0], ours(idx)[0])
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"n_head": None}, "ckpt.pt: model_args: n_head is None; it must be a whole number"),
+    ({"n_head": 5}, "ckpt.pt: model_args: n_embd is 24, which 5 heads do not divide"),
+    ({"n_layer": 4}, "has n_layer 3, and its model_args says 4"),
+    ({"bias": "no"}, "model_args: bias is 'no'; it must be true or false"),
+])
+def test_wrong_arguments_in_a_nanogpt_checkpoint_are_one_line(changes, message, tmp_path):
+    torch.save({"model": nano_state(False, True), "model_args": {**MODEL_ARGS, **changes}}, tmp_path / "ckpt.pt")
+    with pytest.raises(ValueError, match=message), pytest.warns(UserWarning) if "n_layer" in changes else nullcontext():
+        GPT.from_pretrained(tmp_path)
+
+
+def test_a_mingpt_of_2020_and_a_checkpoint_of_a_trainer_are_named(tmp_path):
+    torch.save({"tok_emb.weight": torch.zeros(3, 2), "pos_emb": torch.zeros(1, 3, 2)}, tmp_path / "old.pt")
+    with pytest.raises(ValueError, match="old.pt: a minGPT of 2020"):
+        GPT.from_pretrained(tmp_path / "old.pt")
+    save_torch(tmp_path / "checkpoint.pt", {"model": nano_state(True, False), "iter_num": 3})
+    with pytest.raises(ValueError, match="checkpoint.pt: holds something else .*save the model's state_dict"):
+        GPT.from_pretrained(tmp_path / "checkpoint.pt")
+
+
+def test_both_readers_take_the_same_tensors(tmp_path):
+    model, idx = small_gpt(), torch.randint(31, (2, 24))
+    model.save_pretrained(tmp_path)
+    config = (tmp_path / "config.json").read_bytes()
+    double = {name: value.double() for name, value in SafeTensors(tmp_path / "model.safetensors").items()}
+    for kind in (torch.uint8, torch.bool, torch.int64, torch.float32):
+        for write, file in ((write_safetensors, "model.safetensors"), (save_torch, "pytorch_model.bin")):
+            folder = tmp_path / f"{kind}-{file}"
+            folder.mkdir()
+            (folder / "config.json").write_bytes(b"\xef\xbb\xbf" + config)
+            masks = {f"module._orig_mod.transformer.h.{n}.attn.bias": torch.ones(1, 1, 24, 24).tril().to(kind) for n in range(3)}
+            write(folder / file, masks | {f"module._orig_mod.{name}": value for name, value in double.items()})
+            assert torch.equal(GPT.from_pretrained(folder)(idx)[0], model(idx)[0])
+            write(folder / file, double | {"transformer.wpe.weight": double["transformer.wpe.weight"].to(torch.int64)})
+            with pytest.raises(ValueError, match="transformer.wpe.weight is a tensor of torch.int64"):
+                GPT.from_pretrained(folder)
+
+
+def test_pickled_shards_are_read(tmp_path):
+    model, idx = small_gpt(), torch.randint(31, (2, 24))
+    model.save_pretrained(tmp_path)
+    tensors = dict(SafeTensors(tmp_path / "model.safetensors"))
+    files = {name: f"pytorch_model-0000{1 + n % 2}-of-00002.bin" for n, name in enumerate(tensors)}
+    for file in set(files.values()):
+        save_torch(tmp_path / file, {name: value.clone() for name, value in tensors.items() if files[name] == file})
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    del tensors
+    (tmp_path / "model.safetensors").unlink()
+    assert torch.equal(GPT.from_pretrained(tmp_path)(idx)[0], model(idx)[0])
+    (tmp_path / "pytorch_model-00002-of-00002.bin").unlink()
+    with pytest.raises(ValueError, match="pytorch_model-00002-of-00002.bin: no such file"):
+        GPT.from_pretrained(tmp_path)
+
+
+def test_names_of_a_file_are_short_and_printable_in_messages(tmp_path):
+    model = small_gpt()
+    for name in ("x" * 100_000, "\x1b[2J\nerror: none", "h.0." + "\n" * 500):
+        save_torch(tmp_path / "w.pt", model.state_dict() | {name: torch.zeros(2)})
+        with pytest.raises(ValueError, match="1 not expected") as error:
+            GPT.from_pretrained(tmp_path / "w.pt", n_head=4)
+        assert str(error.value).isprintable() and len(str(error.value)) < 600
+
+
+def test_tensors_that_share_memory_in_a_file_are_apart_in_the_model(tmp_path):
+    state = small_gpt(tie_weights=False).state_dict()
+    state["transformer.h.1.ln_1.weight"] = state["transformer.h.0.ln_1.weight"]
+    state["transformer.h.1.ln_1.bias"] = torch.zeros(1).expand(32)
+    torch.save(state, tmp_path / "w.pt")
+    model = GPT.from_pretrained(tmp_path / "w.pt", n_head=4)
+    before = model.transformer.h[0].ln_1.weight.clone()
+    with torch.no_grad():
+        model.transformer.h[1].ln_1.weight.add_(1)
+        model.transformer.h[1].ln_1.bias[0] = 1
+    assert torch.equal(model.transformer.h[0].ln_1.weight, before) and model.transformer.h[1].ln_1.bias.sum() == 1
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What is no GPT-2
+
+
+def adapted(model):
+    model.transformer.h[0].mlp.adapter = nn.Linear(32, 2)
+
+
+def retyped(model):
+    class OtherNorm(nn.LayerNorm):
+        def forward(self, x):
+            return x
+
+    model.transformer.ln_f = OtherNorm(32)
+
+
+def retied(model):
+    model.transformer.h[0].mlp.c_fc.weight = model.transformer.h[1].mlp.c_fc.weight
+
+
+def resized(model):
+    model.transformer.wte.weight = nn.Parameter(torch.zeros(40, 32))
+
+
+@pytest.mark.parametrize("change, message", [
+    (adapted, "not expected: transformer.h.0.mlp.adapter.weight"),
+    (retyped, "its transformer.ln_f is OtherNorm"),
+    (retied, "transformer.h.1.mlp.c_fc.weight is the same tensor as transformer.h.0.mlp.c_fc.weight"),
+    (resized, r"transformer.wte.weight \(40, 32\), not \(31, 32\)"),
+    (lambda model: torch.nn.utils.parametrize.register_parametrization(model.transformer.h[0].mlp.c_fc, "weight", nn.Identity()),
+     "not expected: transformer.h.0.mlp.c_fc.parametrizations.weight.original"),
+    (lambda model: setattr(model.transformer.ln_f, "eps", 1e-3), "its transformer.ln_f is LayerNorm.*eps=0.001"),
+    (lambda model: model.to("meta"), "on meta"),
+    (lambda model: model.to(torch.complex64), "is a tensor of torch.complex64"),
+])
+@pytest.mark.filterwarnings("ignore:Complex modules")
+def test_what_is_no_gpt2_is_not_written(change, message, tmp_path):
+    model = small_gpt()
+    change(model)
+    with pytest.raises(ValueError, match=message) as error:
+        model.save_pretrained(tmp_path / "folder")
+    assert "\n" not in str(error.value) and not (tmp_path / "folder").exists()
+
+
+def test_a_synthesizer_is_not_written(tmp_path):
+    model = Synthesizer(GPTConfig(vocab_size=31, block_size=24, n_layer=2, n_head=4, n_embd=32))
+    with pytest.raises(ValueError, match="this Synthesizer is no GPT-2: .*missing: transformer.h.0.attn.c_attn.weight"):
+        model.save_pretrained(tmp_path / "folder")
+    with pytest.raises(ValueError, match="a Linear is no GPT"):
+        pretrained.save(nn.Linear(2, 2), tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+    small_gpt().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="this Synthesizer is no GPT-2"):
+        Synthesizer.from_pretrained(tmp_path)
+
+
+def test_a_head_that_was_untied_is_written_and_read_back(tmp_path):
+    model, idx = small_gpt(), torch.randint(31, (2, 24))
+    model.lm_head.weight = nn.Parameter(torch.randn(31, 32))
+    model.save_pretrained(tmp_path)
+    assert torch.equal(GPT.from_pretrained(tmp_path)(idx)[0], model(idx)[0])
+    model.lm_head.weight = model.transformer.wte.weight
+    model.save_pretrained(tmp_path)
+    again = GPT.from_pretrained(tmp_path)
+    assert torch.equal(again(idx)[0], model(idx)[0]) and again.lm_head.weight is again.transformer.wte.weight
+
+
+def test_compiled_and_wrapped_models_are_written_by_their_own_names(tmp_path):
+    model, idx = small_gpt(), torch.randint(31, (2, 24))
+    expected = model(idx)[0]
+    model.transformer.h[1] = torch.compile(model.transformer.h[1])
+    model.transformer.h[2].mlp = torch.compile(model.transformer.h[2].mlp)
+    for number, wrapped in enumerate((model, torch.compile(model), nn.DataParallel(model))):
+        pretrained.save(wrapped, tmp_path / str(number))
+        assert not any("_orig_mod" in name for name in SafeTensors(tmp_path / str(number) / "model.safetensors"))
+        assert torch.equal(GPT.from_pretrained(tmp_path / str(number))(idx)[0], expected)
+    small_gpt().double().save_pretrained(tmp_path / "double")
+    assert GPT.from_pretrained(tmp_path / "double", dtype=torch.float64).lm_head.weight.dtype == torch.float64
