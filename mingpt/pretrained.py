@@ -31,9 +31,10 @@ from mingpt.files import atomic_path, write_json
 PUBLISHED = {
     "gpt2": ("607a30d783dfa663caf39e06633721c8d4cfcd7e",
              "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707"),
-    "gpt2-medium": ("main", None),
-    "gpt2-large": ("main", None),
-    "gpt2-xl": ("main", None),
+    "gpt2-medium": ("6dcaa7a952f72f9298047fd5137cd6e4f05f41da", None),
+    "gpt2-large": ("32b71b12589c2f8d625668d2335a01cac3249519", None),
+    "gpt2-xl": ("15ea56dee5df4983c59b2538573817e1667135e2",
+                "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a"),
 }
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 LARGEST_HEADER = 1 << 24  # bytes; 580 tensors take 0.1 MB; parsing the 100 MB that the format allows takes gigabytes
@@ -230,6 +231,13 @@ def save(model: GPT, folder: str | os.PathLike) -> None:
         eos_token_id=end_of_text, dtype=str(next(model.parameters()).dtype).removeprefix("torch.")))
 
 
+def _largest_file(config: GPTConfig) -> int:
+    """Bytes that a published file has at most: its float32 numbers and masks, and a quarter more."""
+    width, positions = config.n_embd, config.block_size
+    layer = 12 * width**2 + 13 * width + positions**2  # weights, biases and norms, and a mask
+    return 5 * ((config.vocab_size + positions + 2) * width + config.n_layer * layer)
+
+
 def _find(source: str | os.PathLike) -> tuple[Path, GPTConfig | None]:
     """The file of weights that `source` means, and its config if there is one. Downloads what is published."""
     path = Path(source)
@@ -241,8 +249,10 @@ def _find(source: str | os.PathLike) -> tuple[Path, GPTConfig | None]:
         urls = [f"https://{host}/openai-community/{source}/resolve/{revision}/model.safetensors" for host in hosts]
         cache = Path(os.environ.get("MINGPT_CACHE") or Path.home() / ".cache" / "mingpt")
         name = f"{source}/model.safetensors"  # on a mirror too: four models have a file called model.safetensors
-        file = fetch(urls, cache / name, sha256, description=name, mirror_name=name)
-        return file, GPTConfig.from_name(str(source))
+        config = GPTConfig.from_name(str(source))
+        file = fetch(urls, cache / name, sha256, description=name, mirror_name=name, check=SafeTensors,
+                     largest=_largest_file(config))
+        return file, config
     if path.is_dir():
         files = [path / name for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")]
         path = next((file for file in files if file.is_file()), None)

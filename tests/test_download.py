@@ -579,7 +579,7 @@ def test_importing_the_module_loads_no_packages():
     code = ("import importlib.util, sys; spec = importlib.util.spec_from_file_location('download', sys.argv[1]); "
             "spec.loader.exec_module(importlib.util.module_from_spec(spec)); "
             "sys.exit(any(name in sys.modules for name in ('requests', 'urllib3', 'tqdm', 'torch')))")
-    assert subprocess.run([sys.executable, "-c", code, download.__file__]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code, download.__file__], cwd=ROOT).returncode == 0
 
 
 # ---- data/cs224n_a5/prepare.py
