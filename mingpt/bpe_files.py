@@ -141,7 +141,7 @@ def download_pretrained(name: str = "gpt2", folder: str | os.PathLike | None = N
         raise ValueError(f"no pretrained tokenizer is called {short(name)}; there is {', '.join(PRETRAINED)}")
     folder = cache_folder() / f"{name}_bpe" if folder is None else Path(folder)
     vocab_json, merges_txt = (
-        fetch(urls, folder / file, sha256=sha256, description=f"{name} {file}")
+        fetch(urls, folder / file, sha256=sha256, description=f"{name} {file}", largest=1 << 23)
         for file, (urls, sha256) in PRETRAINED[name].items()
     )
     return vocab_json, merges_txt

@@ -9,19 +9,25 @@ the `.part`, and the next call goes on from where it ended.
 
 The environment variable MINGPT_MIRROR, a base URL such as http://127.0.0.1:8000/files, names a mirror to ask
 before the others, for the last path component of each url: above, http://127.0.0.1:8000/files/corpus.txt.
+
+Every call ends: a server may send no more than `largest` bytes, no slower than `lowest_rate`, and all of them together
+have until `deadline`. MINGPT_LOWEST_RATE (bytes a second) and MINGPT_DEADLINE (seconds) change the last two everywhere,
+for a slow connection.
 """
 import contextlib
-import dataclasses
+import glob
 import hashlib
 import os
 import re
-import socket
 import sys
-import threading
 import time
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
+
+from mingpt.watchdog import Watchdog, watched_session
 
 try:
     import fcntl
@@ -29,11 +35,12 @@ except ImportError:  # Windows
     fcntl = None
 
 CHUNK = 1 << 16  # bytes read at a time; a cut loses at most one chunk
-SLOWEST = 1000  # bytes a second; a server that takes longer for its headers, or for a chunk, than a chunk takes at this rate is left
-LARGEST = 8 << 30  # bytes; the largest published GPT-2 has 6.4 GB
-DEADLINE = 6 * 3600.0  # seconds for a whole call
 ATTEMPTS = 3  # failures in a row, none getting further than before, after which a mirror is given up
 BACKOFF = 0.5  # seconds before the second attempt, doubled for each one after it
+REDIRECTS = 10  # in a row, that are followed
+LARGEST = 1 << 33  # bytes; the largest file that we ask for, GPT-2 XL, has 6.4e9
+LOWEST_RATE = 1000  # bytes a second, averaged over a chunk; a telephone modem had five times that
+DEADLINE = 12 * 3600  # seconds for all mirrors together
 
 
 class DownloadError(ValueError):
@@ -58,91 +65,113 @@ def sha256_of(path):
         return _digest(file)
 
 
-def fetch(urls, path, sha256=None, *, check=None, description=None, timeout=(5.0, 15.0), mirror_name=None, slowest=SLOWEST,
-          largest=LARGEST, deadline=DEADLINE):
+@dataclass
+class _Wanted:
+    """What is asked of every mirror alike."""
+
+    sha256: str | None
+    check: Callable | None
+    largest: int  # bytes
+    lowest_rate: float  # bytes a second
+    end: float  # of the time for all mirrors, by time.monotonic()
+    timeout: tuple[float, float]  # (connect, read), seconds
+    label: str
+
+    def wrong(self, path):
+        """What speaks against the file at `path`, in words; None if it is the right one, as far as can be told."""
+        if self.sha256 and (found := sha256_of(path)) != self.sha256:
+            return f"{os.path.getsize(path)} bytes, sha256 {found}"
+        try:
+            if self.check and not self.sha256:
+                self.check(path)
+        except ValueError as error:
+            return str(error)
+        return None
+
+
+def fetch(urls, path, sha256=None, *, description=None, timeout=(5.0, 15.0), mirror_name=None, check=None,
+          largest=LARGEST, lowest_rate=None, deadline=None):
     """Make sure that `path` holds the file, downloading it if need be.
 
     Arguments:
         urls: a url, or several mirrors of the same file in the order to try them.
         path: where the file goes; missing folders are created.
-        sha256: expected SHA-256 in hex. Without it a download is taken to be right when its length is what the server
-            announced, and `check` has nothing against it; without that too, an existing file is taken as it is.
-        check: a function of the path of a file that raises ValueError if it is not a right one.
+        sha256: expected SHA-256 in hex. Without it a file is taken to be right when `check` says so, and a download
+            only if the server announced its length, too, and sent it plainly.
         description: label of the progress bar (on stderr, if that is a terminal); the file's name by default.
         timeout: (connect, read), seconds to wait for a connection and for the next bytes.
-        slowest: bytes a second; a server that sends less is given up.
-        largest: bytes; a larger file is refused, and no more than this is ever written.
-        deadline: seconds for all of it.
         mirror_name: what the file is called on the mirror of MINGPT_MIRROR; by default, the last part of its url.
+        check: called with the path of a file whose sha256 is not known; raises ValueError if it is damaged.
+        largest: bytes that the file may have at most.
+        lowest_rate: bytes a second. A server that takes longer than CHUNK / lowest_rate for the headers or for the next
+            CHUNK bytes is given up.
+        deadline: seconds that all mirrors together may take.
 
-    Returns `path` as a Path. An existing file with another SHA-256 stays where it is until a verified one is there
+    Returns `path` as a Path. An existing file that is not the right one stays where it is until a verified one is there
     to replace it, and is then kept as `<path>.bad` (`.bad.1`, ... where that is taken). Several processes may ask
     for the same path at once.
 
     Raises DownloadError if no mirror delivers the file or it cannot be written.
     """
-    path, sha256 = Path(path), sha256.lower() if sha256 else None
+    path = Path(path)
     urls = [urls] if isinstance(urls, str) else list(urls)
-    if mirror := os.environ.get("MINGPT_MIRROR"):
-        urls = [f"{mirror.rstrip('/')}/{mirror_name or urlsplit(url).path.split('/')[-1]}" for url in urls] + urls
+    lowest_rate = _limit("MINGPT_LOWEST_RATE", LOWEST_RATE) if lowest_rate is None else lowest_rate
+    deadline = _limit("MINGPT_DEADLINE", DEADLINE) if deadline is None else deadline
+    wanted = _Wanted(sha256 and sha256.lower(), check, largest, lowest_rate, time.monotonic() + deadline, timeout,
+                     description or path.name)
+    note = ""
     try:
+        if mirror := os.environ.get("MINGPT_MIRROR"):
+            urls = [f"{mirror.rstrip('/')}/{mirror_name or _split(url).path.split('/')[-1]}" for url in urls] + urls
         if path.is_dir():
             raise DownloadError(f"{path} is a folder where a file is to be written: give another path")
         if path.exists():
-            if not (wrong := _what_is_wrong(path, sha256, check)):
+            if not (problem := wanted.wrong(path)):
                 return path
-            print(f"{path} is not the expected file ({wrong}): downloading it again", file=sys.stderr)
+            print(f"{path} is not the expected file ({problem}): downloading it again", file=sys.stderr)
+            note = " The file now there is another one, and was left alone."
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _part_of(path, sha256) as part:
-            limits = _Limits(timeout, slowest, largest, time.monotonic() + deadline)
-            _fill(part, dict.fromkeys(urls), sha256, check, description or path.name, limits)
+        _remove_dead_parts(path)
+        with _part_of(path, wanted.sha256) as part:
+            _fill(part, dict.fromkeys(urls), wanted)
     except _Refused as refusal:
-        note = " The file now there is another one and was left alone." if path.exists() else ""
-        raise DownloadError(f"could not download {path.name}: {refusal}.{note} Try again later, or get it by hand and "
-                            f"put it at {path.absolute()} (sha256 {sha256 or 'not known'})") from refusal
+        raise DownloadError(f"could not download {path.name}: {_one_line(refusal)}.{note} Try again later, or get it by "
+                            f"hand and put it at {path.absolute()} (sha256 {wanted.sha256 or 'not known'})") from refusal
     except OSError as error:
+        kept = f"; what has come is in {path}.part" if os.path.exists(f"{path}.part") else ""
         raise DownloadError(f"cannot read or write {path}: {error}; check permissions and free space, or give "
-                            f"another path") from error
+                            f"another path{kept}") from error
     return path
 
 
-def _what_is_wrong(path, sha256, check):
-    """Why the file at `path` is not the expected one; "" if it is."""
-    if sha256 is not None:
-        return "" if sha256_of(path) == sha256 else "its sha256 differs"
+def _limit(variable, default):
+    """A limit from the environment, or the default."""
+    text = os.environ.get(variable) or str(default)
+    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", text) or not float(text):
+        raise DownloadError(f"the environment variable {variable} is {text[:80]!r}; it must be a positive number")
+    return float(text)
+
+
+def _split(url):
+    """The parts of a url; _Refused if it is malformed, as http://[::1/ is."""
     try:
-        if check:
-            check(path)
+        return urlsplit(url)
     except ValueError as error:
-        return str(error)
-    return ""
+        raise _Refused(f"{url}: {error}") from error
 
 
-@dataclasses.dataclass
-class _Limits:
-    """What a call may take: (connect, read) seconds without a byte, bytes a second, bytes, and the time when it must end."""
-
-    timeout: tuple
-    slowest: float
-    largest: int
-    end: float
-
-    def patience(self):
-        """Seconds that the next chunk, or the headers of an answer, may take."""
-        left = self.end - time.monotonic()
-        if left <= 0:
-            raise _Refused("the time for the whole download is over")
-        return min(left, CHUNK / self.slowest)
+def _one_line(error):
+    """What servers say may have line ends, control characters, and any length."""
+    text = "".join(c if c.isprintable() else " " for c in str(error))
+    return text if len(text) <= 2000 else text[:2000] + "..."
 
 
 @contextlib.contextmanager
 def _part_of(path, sha256):
     """Open a file to download into; on a clean exit it becomes `path`, after an error it waits for the next call."""
     part, shared = _claim(path)
-    _remove_stale(path)
     try:
         yield part
-        part.flush()
         os.fsync(part.fileno())
         if not shared:
             part.close()  # Windows renames no open file; a shared part has to stay locked until it has the new name
@@ -170,44 +199,51 @@ def _claim(path):
     `<path>.part`, which later calls can resume, belongs to whoever holds the lock on it; the system drops the lock
     when its holder dies, so that nothing stale survives a kill. If it is in use, or there are no locks (Windows, some
     network file systems), the part gets a name of its own, shared is False, and it cannot be resumed by another call.
+
+    Parts are not buffered: a full disk then shows where bytes are written, not once more at each later call.
     """
-    if fcntl:
-        part = open(f"{path}.part", "a+b")
+    names = [f"{path}.part", *(f"{path}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part" for _ in range(9))]
+    for name in names if fcntl else ():
+        part = open(name, "a+b", buffering=0)
         try:
             fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A former holder may have renamed this very file after it was opened here: it is then not ours to write.
+            # Another may have renamed or removed this very file after it was opened here: then it is not ours to write.
             if os.path.samestat(os.stat(part.name), os.fstat(part.fileno())):
-                return part, True
+                return part, name == names[0]
         except OSError:
             pass  # in use, renamed or not lockable: all the same
         part.close()
-    own = open(f"{path}.{uuid.uuid4().hex[:8]}.part", "a+b")
-    if fcntl:
-        with contextlib.suppress(OSError):
-            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a sign of life, for `_remove_stale`
-    return own, False
+        if name != names[0]:
+            Path(name).unlink(missing_ok=True)
+    return open(names[-1], "a+b", buffering=0), False
 
 
-def _remove_stale(path):
-    """Remove the parts of this file with names of their own whose writers are dead: nobody holds the lock on them."""
-    for old in path.parent.glob("*.part"):
-        if not fcntl or not re.fullmatch(re.escape(path.name) + r"\.[0-9a-f]{8}\.part", old.name):
-            continue
-        with contextlib.suppress(OSError), open(old, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            old.unlink()
+def _remove_dead_parts(path):
+    """Remove the parts with names of their own whose writers are dead. `<path>.part` stays: it can be resumed."""
+    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        if re.fullmatch(r"\.[0-9]+-[0-9a-f]{8}\.part", part.name[len(path.name):]):
+            with contextlib.suppress(OSError):  # locked by its writer, or gone by now
+                with open(part, "ab") if fcntl else contextlib.nullcontext() as file:  # Windows removes no open file
+                    if fcntl:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    part.unlink()
 
 
-def _fill(part, urls, sha256, check, label, limits):
+def _fill(part, urls, wanted):
     """Fill `part` from the first url that delivers; raise _Refused with the answers of all if none does."""
     answers, dead_hosts = [], set()
     for url in urls:
-        host = urlsplit(url).netloc
-        if host in dead_hosts:  # offline, a host costs its time-out once, not once for each url
-            answers.append(f"{url}: the same host")
+        try:
+            host = _split(url).netloc
+            if time.monotonic() >= wanted.end:
+                raise _Refused(f"{url}: not asked any more, the time is over (MINGPT_DEADLINE, in seconds)")
+            if host in dead_hosts:  # offline, a host costs its time-out once, not once for each url
+                raise _Refused(f"{url}: the same host")
+        except _Refused as refusal:
+            answers.append(str(refusal))
             continue
         try:
-            return _Transfer(url, part, sha256, check, label, limits).run()
+            return _Transfer(url, part, wanted).run()
         except _Refused as refusal:
             answers.append(f"{url}: {refusal}")
             if isinstance(refusal, _Unreachable):
@@ -218,74 +254,89 @@ def _fill(part, urls, sha256, check, label, limits):
 class _Transfer:
     """Fill a part file from one url, over as many requests as it takes."""
 
-    def __init__(self, url, part, sha256, check, label, limits):
-        self.url, self.part, self.sha256, self.check, self.label, self.limits = url, part, sha256, check, label, limits
-        self.etag = None  # names the version that the part holds, once this url has said so
-        self.total = None  # how long that version is
+    def __init__(self, url, part, wanted):
+        self.url, self.part, self.wanted = url, part, wanted
+        self.etag = self.total = None  # name the version that the part holds, once this url has said so
+        self.watchdog = Watchdog(CHUNK, wanted.lowest_rate, wanted.end)
 
     def run(self):
         """Return when the part is the file; raise _Refused when this url cannot make it so."""
-        failures, furthest = 0, _size(self.part)
+        failures, furthest, sha256 = 0, _size(self.part), self.wanted.sha256
         while True:
-            if self.sha256 is None and self.etag is None:
+            if sha256 is None and (self.etag is None or self.total is None):
                 self.part.truncate(0)  # nothing could tell whether these bytes belong to this file
-            if _size(self.part) and _digest(self.part) == self.sha256:
+            if _size(self.part) and sha256 and _digest(self.part) == sha256:
                 return
             try:
                 from_start = self.request()
-                self.part.flush()
-                wrong = _what_is_wrong(self.part.name, self.sha256, self.check)
-                if not wrong:
+                problem = self.wanted.wrong(self.part.name)
+                if problem is None:
                     return
-                message = f"sent another file ({_size(self.part)} bytes, {f'sha256 {_digest(self.part)}' if self.sha256 else wrong})"
                 self.part.truncate(0)
                 # A resumed part may be two versions spliced: that is worth another request, for the whole file.
-                raise (_Refused if from_start else _Interrupted)(message)
+                raise (_Refused if from_start else _Interrupted)(f"sent another file ({problem})")
             except _Interrupted as interruption:
                 failures = 1 if _size(self.part) > furthest else failures + 1
                 furthest = max(furthest, _size(self.part))
-                if failures >= ATTEMPTS:
-                    raise _Refused(f"{interruption} ({ATTEMPTS} attempts)") from interruption
-                time.sleep(BACKOFF * 2 ** (failures - 1))
+                pause = BACKOFF * 2 ** (failures - 1)
+                if failures >= ATTEMPTS or time.monotonic() + pause >= self.wanted.end:
+                    raise _Refused(f"{interruption} ({failures} attempts)") from interruption
+                time.sleep(pause)
+                self.watchdog.left -= pause  # a server that cuts after each byte is a slow one
 
     def request(self):
         """Ask once for what is missing and append it. Returns whether the answer was the file from its start."""
-        import requests  # here, so that importing this module costs nothing
+        import requests
         from requests.packages import urllib3  # what requests itself sends with: some of its errors come through
 
-        offset = _size(self.part)
+        problem = None
+        with self.watchdog:
+            try:
+                with watched_session(self.watchdog) as session:
+                    offset = self.ask(session)
+            except requests.RequestException as error:
+                cause = error.args[0] if error.args else error
+                if isinstance(cause, urllib3.exceptions.MaxRetryError):  # unknown host, refused, no route, bad certificate
+                    problem = _Unreachable(re.sub(r"^\w+\(.*?\): ", "", str(cause.reason.args[-1])))
+                elif isinstance(error, (requests.ConnectionError, requests.Timeout)):
+                    problem = _Interrupted(f"no answer ({cause})")
+                else:
+                    problem = _Refused(error)
+            except urllib3.exceptions.HTTPError as error:
+                problem = _Interrupted(f"connection lost after {_size(self.part)} bytes ({error})")
+            except ValueError as error:  # of headers and addresses that nobody foresaw
+                problem = _Refused(f"an answer that cannot be read ({error})")
+            except (_Refused, _Interrupted) as error:
+                problem = error
+        if self.watchdog.expired:  # also where the cut looked like the end of the body
+            late = time.monotonic() >= self.wanted.end
+            raise _Refused(f"too slow, {_size(self.part)} bytes had come when " + (
+                "the time was over (MINGPT_DEADLINE, in seconds)" if late else
+                f"it fell below {self.wanted.lowest_rate:g} bytes a second (MINGPT_LOWEST_RATE)"))
+        if problem:
+            raise problem
+        return offset == 0
+
+    def ask(self, session):
+        """Send one request, follow redirects, receive what comes. Returns where in the file that began."""
+        offset, url = _size(self.part), self.url
         headers = {"Accept-Encoding": "identity"}  # lengths and ranges then count the file's own bytes
         if offset:
             headers["Range"] = f"bytes={offset}-"
             if self.etag:
                 headers["If-Range"] = self.etag
-        with _Watch() as watch, _session(watch) as session:
-            watch.allow(self.limits.patience())
-            try:
-                with session.get(self.url, headers=headers, stream=True, timeout=self.limits.timeout) as response:
+        for _ in range(REDIRECTS + 1):
+            with session.get(url, headers=headers, stream=True, timeout=self.wanted.timeout) as response:
+                if response.status_code not in (301, 302, 303, 307, 308):
                     offset, total = self.agree(response, offset)
-                    self.receive(response, offset, total, watch)
-            except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError, OSError) as error:
-                if isinstance(error, DownloadError) or isinstance(error, OSError) and error.filename is not None:
-                    raise
-                self.refuse_slowness(watch, error)
-                cause = error.args[0] if error.args else error
-                if isinstance(cause, urllib3.exceptions.MaxRetryError):  # unknown host, refused, no route, bad certificate
-                    raise _Unreachable(re.sub(r"^\w+\(.*?\): ", "", str(cause.reason.args[-1]))) from error
-                if isinstance(error, (requests.ConnectionError, requests.Timeout)):
-                    raise _Interrupted(f"no answer ({cause})") from error
-                if isinstance(error, urllib3.exceptions.HTTPError):
-                    raise _Interrupted(f"connection lost after {_size(self.part)} bytes ({error})") from error
-                if isinstance(error, (requests.RequestException, ValueError)):  # such as a malformed redirection
-                    raise _Refused(error) from error
-                raise
-        return offset == 0
-
-    def refuse_slowness(self, watch, error=None):
-        """_Refused if the watch has closed the connection. (To the reader that looks like an end of the answer.)"""
-        if watch.rang:
-            self.limits.patience()
-            raise _Refused(f"sends less than {self.limits.slowest:g} bytes a second") from error
+                    self.receive(response, offset, total)
+                    return offset
+                # http.client reads headers as Latin-1, and servers send addresses in UTF-8.
+                place = response.headers.get("Location", "").encode("latin-1", "replace").decode("utf-8", "replace")
+            if not place:
+                raise _Refused(f"HTTP {response.status_code} {response.reason} without a new address")
+            url = urljoin(url, place)
+        raise _Refused(f"more than {REDIRECTS} redirects")
 
     def agree(self, response, offset):
         """Check status and headers against what was asked for.
@@ -300,135 +351,53 @@ class _Transfer:
             raise _Refused(f"HTTP {status} {response.reason}")
         if headers.get("Content-Type", "").startswith("text/html") and not self.url.endswith((".html", ".htm")):
             raise _Refused("an HTML page instead of the file (a login or error page?)")
-        if (encoding := headers.get("Content-Encoding", "identity").strip().lower()) not in ("", "identity"):
-            raise _Refused(f"sends the file packed ({encoding[:20]}), which was not asked for")
+        encoding = headers.get("Content-Encoding", "identity")
+        if self.wanted.sha256 is None and encoding.lower() != "identity":
+            raise _Refused(f"sent it encoded as {encoding}, which was not asked for")
         etag = headers.get("ETag", "")
         etag = etag if etag.startswith('"') else None  # a weak one, W/"...", does not promise equal bytes
         if status == 200:  # no range was asked for, or the server ignores ranges, or its file has changed
             self.part.truncate(0)
-            self.etag = etag
-            self.total = self.length_of(headers)
+            length = headers.get("Content-Length")
+            if length is not None and not re.fullmatch("[0-9]{1,15}", length):
+                raise _Refused(f"a Content-Length that is no number of bytes ({length[:40]!r})")
+            self.etag, self.total = etag, None if length is None else int(length)
+            if self.wanted.sha256 is None and length is None and headers.get("Transfer-Encoding", "").lower() != "chunked":
+                raise _Refused("announces no length, so that nobody would notice a cut")
             return 0, self.total
-        span = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", headers.get("Content-Range", ""))
-        total = None if not span else int(span[2]) + 1 if span[3] == "*" else int(span[3])
-        same = span and int(span[1]) == offset and self.etag in (None, etag) and self.total in (None, total)
-        if not same:
+        span = re.fullmatch(r"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15}|\*)", headers.get("Content-Range", ""))
+        total = span and (self.total or int(span[2]) + 1 if span[3] == "*" else int(span[3]))
+        if not span or int(span[1]) != offset or (self.etag and etag != self.etag) or total != (self.total or total):
             self.part.truncate(0)
             raise _Interrupted(f"HTTP {status} for another part of the file, or of another version of it")
         return offset, total
 
-    def length_of(self, headers):
-        """The announced length of a whole file; None if there is none, and the end can be told without."""
-        length = headers.get("Content-Length")
-        if length is None:
-            chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
-            if self.sha256 is None and self.check is None and not chunked:
-                raise _Refused("announces no length, so that an answer that is cut off could not be told from a whole one")
-            return None
-        if not re.fullmatch("[0-9]{1,18}", length):
-            raise _Refused(f"announces a length that is no number ({length[:20]!r})")
-        return int(length)
-
-    def receive(self, response, offset, total, watch):
+    def receive(self, response, offset, total):
         """Append the answer's body to the part and see that it came whole."""
         from tqdm import tqdm
 
-        if total is not None and total > self.limits.largest:
-            raise _Refused(f"has {total} bytes, and at most {self.limits.largest} are taken")
-        held = offset
-        with tqdm(desc=self.label, initial=offset, total=total, unit="B", unit_scale=True, disable=None) as bar:
+        most = self.wanted.largest if total is None else total
+        if most > self.wanted.largest:
+            raise _Refused(f"announces {most} bytes, and the file has {self.wanted.largest} at most")
+        size = offset
+        with tqdm(desc=self.wanted.label, initial=offset, total=total, unit="B", unit_scale=True, disable=None) as bar:
             for chunk in response.raw.stream(CHUNK, decode_content=False):  # the bytes as sent, never gunzipped
-                held += len(chunk)
-                if held > self.limits.largest:
+                size += len(chunk)
+                if size > most:
                     self.part.truncate(0)
-                    raise _Refused(f"sends more than {self.limits.largest} bytes")
-                self.part.write(chunk)
+                    raise _Refused(f"sent more than {most} bytes")
+                _write(self.part, chunk)
+                self.watchdog.gained(len(chunk))
                 bar.update(len(chunk))
-                watch.allow(self.limits.patience())
-        self.refuse_slowness(watch)
-        if total is not None and _size(self.part) != total:
-            raise _Interrupted(f"sent {_size(self.part)} of {total} bytes")
+        if total is not None and size != total:
+            raise _Interrupted(f"sent {size} of {total} bytes")
 
 
-class _Watch:
-    """Closes connections that take longer than allowed. A time-out is for the silence between two bytes; this is for drips.
-
-    A thread waits for the time at which patience ends, and shuts the sockets down, so that whoever reads from them finds the
-    end. It ends with the context.
-    """
-
-    def __init__(self):
-        self.rang, self._end, self._sockets, self._changed = False, None, [], threading.Condition()
-
-    def add(self, sock):
-        """Watch a connection. The copy that is kept outlives the wrapping of the original in TLS."""
-        with self._changed:
-            if self.rang:
-                raise ConnectionError("the time for an answer is over")  # no more redirections
-            self._sockets.append(sock.dup())
-
-    def allow(self, seconds):
-        """Let so much time pass from now on."""
-        with self._changed:
-            self._end = time.monotonic() + seconds
-            self._changed.notify()
-
-    def __enter__(self):
-        self._thread = threading.Thread(target=self._wait, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error):
-        with self._changed:
-            self._end = -1.0
-            self._changed.notify()
-        self._thread.join()
-        for sock in self._sockets:
-            sock.close()
-
-    def _wait(self):
-        with self._changed:
-            while self._end is None or (left := self._end - time.monotonic()) > 0:
-                self._changed.wait(None if self._end is None else left)
-            if self._end < 0:
-                return
-            self.rang = True
-            for sock in self._sockets:
-                with contextlib.suppress(OSError):  # the other side may have closed it
-                    sock.shutdown(socket.SHUT_RDWR)
-
-
-def _session(watch):
-    """A requests session whose connections are under `watch` from the moment that they are open."""
-    import requests
-    from requests.packages import urllib3
-
-    def watched(pool):
-        class Connection(pool.ConnectionCls):
-            def _new_conn(self):
-                sock = super()._new_conn()
-                watch.add(sock)
-                return sock
-
-        return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
-
-    pools = {"http": watched(urllib3.connectionpool.HTTPConnectionPool),
-             "https": watched(urllib3.connectionpool.HTTPSConnectionPool)}
-
-    class Adapter(requests.adapters.HTTPAdapter):
-        def init_poolmanager(self, *args, **options):
-            super().init_poolmanager(*args, **options)
-            self.poolmanager.pool_classes_by_scheme = pools
-
-        def proxy_manager_for(self, *args, **options):
-            manager = super().proxy_manager_for(*args, **options)
-            manager.pool_classes_by_scheme = pools
-            return manager
-
-    session = requests.Session()
-    session.mount("http://", Adapter())
-    session.mount("https://", Adapter())
-    return session
+def _write(file, data):
+    """Write all of `data` to a file without a buffer, which may take less at a time."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view):]
 
 
 def _digest(file):

@@ -29,9 +29,10 @@ from mingpt.safetensors import DTYPES, SafeTensors, write_safetensors
 PUBLISHED = {
     "gpt2": ("607a30d783dfa663caf39e06633721c8d4cfcd7e",
              "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707"),
-    "gpt2-medium": ("main", None),
-    "gpt2-large": ("main", None),
-    "gpt2-xl": ("main", None),
+    "gpt2-medium": ("6dcaa7a952f72f9298047fd5137cd6e4f05f41da", None),
+    "gpt2-large": ("32b71b12589c2f8d625668d2335a01cac3249519", None),
+    "gpt2-xl": ("15ea56dee5df4983c59b2538573817e1667135e2",
+                "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a"),
 }
 # What a folder is looked through for, in this order. The last two are what nanoGPT and minGPT call theirs.
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json", "ckpt.pt",
@@ -156,9 +157,11 @@ def _find(source: str | os.PathLike) -> Weights:
         hosts = ["huggingface.co", "hf-mirror.com"] if sha256 else ["huggingface.co"]  # a mirror only if we can check it
         urls = [f"https://{host}/openai-community/{source}/resolve/{revision}/model.safetensors" for host in hosts]
         name = f"{source}/model.safetensors"  # on a mirror too: four models have a file called model.safetensors
-        file = fetch(urls, cache_folder() / name, sha256, check=SafeTensors, description=name, mirror_name=name)
+        config = GPTConfig.from_name(str(source))
+        file = fetch(urls, cache_folder() / name, sha256, description=name, mirror_name=name, check=SafeTensors,
+                     largest=_largest_file(config))
         weights = _open(file)
-        weights.config = GPTConfig.from_name(str(source))
+        weights.config = config
         return weights
     if path.is_dir():
         files = [path / name for name in FILES]
@@ -410,6 +413,13 @@ def save(model: GPT, folder: str | os.PathLike) -> None:
         activation_function="gelu_new", layer_norm_epsilon=LAYER_NORM_EPSILON, resid_pdrop=config.dropout,
         embd_pdrop=config.dropout, attn_pdrop=config.dropout, tie_word_embeddings=tied, bos_token_id=end_of_text,
         eos_token_id=end_of_text, dtype=str(dtype).removeprefix("torch.")))
+
+
+def _largest_file(config: GPTConfig) -> int:
+    """Bytes that a published file has at most: its float32 numbers and masks, and a quarter more."""
+    width, positions = config.n_embd, config.block_size
+    layer = 12 * width**2 + 13 * width + positions**2  # weights, biases and norms, and a mask
+    return 5 * ((config.vocab_size + positions + 2) * width + config.n_layer * layer)
 
 
 def _core(model: nn.Module) -> GPT:

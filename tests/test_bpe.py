@@ -330,7 +330,7 @@ def test_from_pretrained(gpt2_files, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("MINGPT_CACHE", str(tmp_path))
     contents = dict(zip(("vocab.json", "merges.txt"), (path.read_bytes() for path in gpt2_files)))
 
-    def fetch(urls, path, sha256=None, *, description=None):
+    def fetch(urls, path, sha256=None, *, description=None, largest=None):
         assert all(url.startswith("https://") for url in urls) and len(sha256) == 64
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(contents[path.name])

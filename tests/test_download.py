@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from mingpt import download
+from mingpt import download, watchdog
 from mingpt.download import DownloadError, fetch, sha256_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -616,6 +616,275 @@ def test_a_read_only_folder(start, tmp_path):
     assert files(folder) == []
 
 
+# ---- servers that would never end
+
+FEW = dict(lowest_rate=download.CHUNK / 0.15)  # a chunk in .15 s, or the server is given up
+
+
+def drip(first, again, pause=0.01):
+    """Send `first`, and then `again` without end, if there is anything to it."""
+    def behave(handler):
+        handler.close_connection = True
+        try:
+            handler.connection.sendall(first)
+            while again:
+                handler.connection.sendall(again)
+                time.sleep(pause)
+        except OSError:  # the client has seen enough
+            pass
+    return behave
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize("behaviour", [
+    drip(OK + b"Content-Length: 512000\r\n\r\n", b"x"),
+    drip(OK + b"\r\n", b"x"),
+    drip(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    drip(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"x"),
+    drip(b"", b"H"),
+    drip(OK + b"X-Header: ", b"x"),
+    drip(OK, b"X-Header: x\r\n", 0.05),
+    drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    drip(b"HTTP/1.1 302 Found\r\nLocation: ", b"x"),
+], ids=["body", "body of no length", "chunks", "length of a chunk", "status", "header", "headers", "100", "redirect"])
+@pytest.mark.parametrize("expected", [sha(DATA), None])
+def test_a_server_that_never_ends_is_given_up(start, path, behaviour, expected):
+    threads = threading.active_count() + 1  # the server's own
+    server = start(behaviour)
+    with pytest.raises(DownloadError, match="too slow, .* fell below 436907 bytes a second|announces no length"):
+        fetch(server.url, path, expected, **FEW)
+    assert not path.exists() and len(server.requests) == 1
+    wait_for(lambda: threading.active_count() <= threads)
+
+
+def test_a_server_that_cuts_after_every_few_bytes_is_a_slow_one(start, path):
+    server = start(cut(10))
+    with pytest.raises(DownloadError, match="too slow"):
+        fetch(server.url, path, sha(DATA), **FEW)
+    assert len(server.requests) > download.ATTEMPTS and not path.exists()
+
+
+def test_a_socket_that_connects_after_the_time_is_cut_at_once():
+    dog = watchdog.Watchdog(chunk=1, lowest_rate=1, end=0)
+    ours, theirs = socket.socketpair()
+    with dog, ours, theirs:
+        wait_for(lambda: dog.expired)
+        dog.watch(ours)
+        theirs.settimeout(20)
+        assert theirs.recv(1) == b"" and ours.fileno() != -1, "shut down, and left to its owner to close"
+
+
+def test_all_mirrors_together_have_until_the_deadline(start, path, monkeypatch):
+    monkeypatch.setenv("MINGPT_DEADLINE", "0.2")
+    first, second = start(drip(OK + b"Content-Length: 99999999\r\n\r\n", bytes(1000))), start(serve)
+    with pytest.raises(DownloadError, match="when the time was over .*corpus.txt: not asked any more, the time is over"):
+        fetch([first.url, second.url], path, sha(DATA))
+    assert second.requests == [] and not path.exists()
+    second.script[:] = [status(503)]
+    with pytest.raises(DownloadError, match=r"503 Service Unavailable \(1 attempts\)"):  # it does not sleep past the end
+        monkeypatch.setattr(download, "BACKOFF", 100)
+        fetch(second.url, path, sha(DATA), deadline=10)
+
+
+@pytest.mark.parametrize("variable", ["MINGPT_DEADLINE", "MINGPT_LOWEST_RATE"])
+@pytest.mark.parametrize("value", ["soon", "0", "-1", "1e9", "nan", "²"])
+def test_a_limit_in_the_environment_has_to_be_a_number(path, monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(DownloadError, match=f"{variable} is '{re.escape(value)}'; it must be a positive number"):
+        fetch("http://127.0.0.1:9/corpus.txt", path)
+
+
+@pytest.mark.parametrize("behaviour, answer", [
+    (drip(OK + b"\r\n", bytes(10000), 0), "sent more than 600000 bytes"),
+    (drip(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"2710\r\n" + bytes(10000) + b"\r\n", 0),
+     "sent more than 600000 bytes"),
+    (length_of(600001), "announces 600001 bytes, and the file has 600000 at most"),
+])
+def test_a_file_larger_than_it_can_be_does_not_fill_the_disk(start, path, behaviour, answer):
+    with pytest.raises(DownloadError, match=answer):
+        fetch(start(behaviour).url, path, sha(DATA), largest=600_000)
+    assert files(path.parent) == [], "and what came is not kept"
+    fetch([start(behaviour).url, start(serve).url], path, sha(DATA), largest=600_000)
+    assert path.read_bytes() == DATA
+
+
+# ---- answers that are malformed
+
+
+def redirect(place, code=302):
+    return lambda handler: handler.answer(code, b"moved", {"Location": place} if place else {})
+
+
+@pytest.mark.parametrize("broken", [
+    length_of("²"), length_of("9" * 5000), length_of("-1"), length_of("1e3"), length_of("5, 6"),
+    redirect("http://[::1/"), redirect("http://"), redirect(""), redirect("file:///etc/passwd"), redirect("//:x/"),
+    redirect("http://127.0.0.1:99999/"), redirect(f"http://{'a' * 70}.example/"), redirect("http://\xff\xfe.example/"),
+    redirect("again"), drip(b"HTTP/1.1 two hundred\r\n\r\n", b""), drip(b"\xff\xfe\r\n\r\n", b""),
+    drip(OK + b"\xff\xfe no header\r\nContent-Length: 3\r\n\r\nabc", b""),
+])
+def test_a_malformed_answer_is_an_error_of_that_mirror_alone(start, path, broken):
+    for expected in (sha(DATA), None):
+        fetch([start(broken).url, start(serve).url], path, expected, check=is_data)
+        assert path.read_bytes() == DATA
+        path.unlink()
+    with pytest.raises(DownloadError, match="^could not download corpus.txt: ") as caught:
+        fetch(start(broken).url, path, sha(DATA))
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 3000
+
+
+@pytest.mark.parametrize("span", ["bytes ²-3/4", f"bytes {HALF}-{'9' * 5000}/*", f"bytes {HALF}-5/{'9' * 5000}", "rows 1-2/3"])
+def test_a_malformed_range_is_asked_for_again(start, path, span):
+    server = start(cut(HALF), lambda handler: handler.answer(206, DATA[HALF:], {"Content-Range": span}), serve)
+    fetch(server.url, path, sha(DATA))
+    assert path.read_bytes() == DATA and len(server.requests) == 3
+
+
+def test_redirects_are_followed_and_their_bodies_are_not_read(start, path):
+    file = start(serve)
+    endless = f"HTTP/1.1 301 Moved\r\nLocation: {file.url}\r\n\r\n".encode()
+    for expected in (sha(DATA), None):
+        fetch(start(redirect("other.txt"), redirect("/third"), drip(endless, bytes(100_000), 0)).url, path, expected)
+        assert path.read_bytes() == DATA
+        path.unlink()
+
+
+def test_a_malformed_url_beside_a_mirror(start, path, monkeypatch):
+    with pytest.raises(DownloadError, match="Invalid IPv6"):
+        fetch("http://[::1/corpus.txt", path)
+    fetch(["http://[::1/corpus.txt", start(serve).url], path)
+    assert path.read_bytes() == DATA
+
+
+# ---- files whose sha256 is not known
+
+
+def is_data(path):
+    if Path(path).read_bytes() != DATA:
+        raise ValueError(f"{path}: is not the data")
+
+
+def without_length(handler):
+    """Half of the file, and no way to tell that there is more."""
+    handler.connection.sendall(OK + b"\r\n" + DATA[:HALF])
+    handler.close_connection = True
+
+
+def chunked(end):
+    return drip(OK + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(DATA) + DATA + b"\r\n" + end, b"")
+
+
+def encoded(handler):
+    handler.answer(200, gzip.compress(DATA), {"Content-Encoding": "gzip"})
+
+
+@pytest.mark.parametrize("behaviour, answer", [
+    (without_length, "announces no length"), (encoded, "encoded as gzip, which was not asked for"),
+])
+def test_without_sha256_what_cannot_be_checked_is_refused(start, path, behaviour, answer):
+    for check in (None, is_data):
+        with pytest.raises(DownloadError, match=answer):
+            fetch(start(behaviour).url, path, check=check)
+    assert files(path.parent) == []
+
+
+def test_chunks_need_no_length(start, path):
+    fetch(start(chunked(b"0\r\n\r\n")).url, path)
+    assert path.read_bytes() == DATA
+
+
+def test_with_sha256_no_length_and_an_encoding_do_no_harm(start, path):
+    half = DATA[:HALF]
+    fetch(start(without_length).url, path, sha(half))
+    assert path.read_bytes() == half
+    packed = gzip.compress(DATA, mtime=0)  # a file that is kept packed, and that servers like to label so
+    fetch(start(lambda handler: handler.answer(200, packed, {"Content-Encoding": "gzip"})).url, path, sha(packed))
+    assert path.read_bytes() == packed
+
+
+def test_the_same_etag_with_another_total_is_another_file(start, path):
+    longer = DATA + b"more"
+    server = start(cut(HALF), ok(data=longer), ok(data=longer))
+    fetch(server.url, path)
+    assert path.read_bytes() == longer and server.ranges() == [None, f"bytes={HALF}-", None]
+
+
+def test_a_check_decides_where_there_is_no_sha256(start, path, capsys):
+    with pytest.raises(DownloadError, match=r"sent another file \(.*is not the data\)"):
+        fetch(start(ok(data=OTHER)).url, path, check=is_data)
+    assert files(path.parent) == []
+    path.write_bytes(DATA[:HALF])  # as an earlier version may have left it
+    fetch([start(ok(data=OTHER)).url, start(serve).url], path, check=is_data)
+    assert path.read_bytes() == DATA and files(path.parent) == ["corpus.txt", "corpus.txt.bad"]
+    assert "is not the data" in capsys.readouterr().err
+    server = start(serve)
+    fetch(server.url, path, check=is_data)
+    assert server.requests == []
+
+
+def test_published_weights_without_a_sha256_are_checked_against_their_header(start, tmp_path, monkeypatch):
+    from mingpt import pretrained
+    from mingpt.model import GPT, GPTConfig
+    monkeypatch.setitem(pretrained.PUBLISHED, "gpt-nano", ("main", None))
+    monkeypatch.setenv("MINGPT_CACHE", str(tmp_path / "cache"))
+    GPT(GPTConfig.from_name("gpt-nano")).save_pretrained(tmp_path / "model")
+    whole = (tmp_path / "model" / "model.safetensors").read_bytes()
+    server = start(ok(data=whole[:-4]))
+    monkeypatch.setenv("MINGPT_MIRROR", server.base)
+    monkeypatch.setenv("https_proxy", server.base)  # nor can the public file be had
+    with pytest.raises(DownloadError, match="it may be cut off"):
+        GPT.from_pretrained("gpt-nano")
+    server.script[:] = [ok(data=whole)]
+    GPT.from_pretrained("gpt-nano")
+
+
+def test_every_published_model_has_a_fixed_revision_and_fits_its_largest_size():
+    from mingpt import pretrained
+    from mingpt.model import GPTConfig
+    sizes = {"gpt2": 548_105_171, "gpt2-xl": 6_431_000_000}  # of the real files
+    for name, (revision, digest) in pretrained.PUBLISHED.items():
+        assert re.fullmatch("[0-9a-f]{40}", revision) and (digest is None or re.fullmatch("[0-9a-f]{64}", digest))
+        largest = pretrained._largest_file(GPTConfig.from_name(name))
+        assert sizes.get(name, 0) < largest < download.LARGEST
+
+
+# ---- what dead processes and full disks leave
+
+
+@pytest.mark.skipif(download.fcntl is None, reason="without file locks, only Windows knows what is in use")
+def test_parts_of_dead_processes_are_removed_and_no_others(start, path):
+    shared, private = download._claim(path)[0], download._claim(path)[0]  # of live ones
+    dead = Path(f"{path}.{2**22 + 1}-0123abcd.part")
+    others = [Path(f"{path}.notes.part"), Path(f"{path}.12-draft.part"), path.with_name("corpus-txt.12-0123abcd.part")]
+    for file in [dead, *others]:
+        file.write_bytes(b"some")
+    fetch(start(serve).url, path, sha(DATA))
+    assert not dead.exists() and all(file.exists() for file in [*others, Path(shared.name), Path(private.name)])
+    private.close()
+    shared.close()  # as the system does when its holder dies
+    path.unlink()
+    with pytest.raises(DownloadError):
+        fetch(start(cut(HALF), status(404)).url, path, sha(DATA))
+    assert sorted(files(path.parent)) == sorted([*(file.name for file in others), "corpus.txt.part"])
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(start, path):
+    resource = pytest.importorskip("resource")
+    path.write_bytes(b"mine")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    server = start(serve)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (HALF + 1000, limits[1]))
+    try:
+        with pytest.raises(DownloadError, match="cannot read or write .*; check permissions and free space") as caught:
+            fetch(server.url, path, sha(DATA))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value) and path.read_bytes() == b"mine"
+    fetch(server.url, path, sha(DATA))
+    assert path.read_bytes() == DATA and server.ranges()[-1] == f"bytes={HALF + 1000}-"
+
+
 # ---- processes
 
 CHILD = "import sys; from mingpt.download import fetch; fetch(sys.argv[1], sys.argv[2], sys.argv[3])"
@@ -725,7 +994,7 @@ def test_importing_the_module_loads_no_packages():
     code = ("import importlib.util, sys; spec = importlib.util.spec_from_file_location('download', sys.argv[1]); "
             "spec.loader.exec_module(importlib.util.module_from_spec(spec)); "
             "sys.exit(any(name in sys.modules for name in ('requests', 'urllib3', 'tqdm', 'torch')))")
-    assert subprocess.run([sys.executable, "-c", code, download.__file__]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code, download.__file__], cwd=ROOT).returncode == 0
 
 
 # ---- data/cs224n_a5/prepare.py
@@ -780,7 +1049,7 @@ def test_command_line_ends_with_one_line_and_no_traceback(start, tmp_path):
     environment = {**os.environ, "MINGPT_MIRROR": server.base, "https_proxy": server.base, "NO_PROXY": "127.0.0.1"}
     run = [sys.executable, str(SCRIPT), "--out", str(tmp_path / "data")]
     done = subprocess.run(run, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stdout == ""
+    assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: could not download birth_places_train.tsv: ") and done.stderr.count("\n") == 1
     done = subprocess.run([*run, "--verify"], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count(": missing\n") == 4

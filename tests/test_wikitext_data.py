@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from conftest import REAL_DATA, REPOSITORY
+from data.wikitext2 import generate as generating
 from data.wikitext2 import prepare as preparing
 from data.wikitext2.generate import SENTENCES, generate
 from data.wikitext2.prepare import ARCHIVE, SHA256, prepare, unpack
@@ -63,7 +64,7 @@ def test_no_articles_are_refused():
 def test_the_archive_is_fetched_verified_and_unpacked(archive, tmp_path, monkeypatch, capsys):
     asked = []
 
-    def fetch(urls, path, sha256):
+    def fetch(urls, path, sha256, largest):
         asked.extend(urls)
         assert sha256 == SHA256 and len(sha256) == 64
         return archive
@@ -82,13 +83,79 @@ def test_an_archive_that_is_another_file_is_not_unpacked(archive, environment):
     shown = subprocess.run([sys.executable, REPOSITORY / "data" / "wikitext2" / "prepare.py", "--out", archive.parent],
                            env={**environment, **dict.fromkeys(("MINGPT_MIRROR", "http_proxy", "https_proxy"),
                                                                "http://127.0.0.1:9")}, capture_output=True, text=True)
-    assert shown.returncode == 1 and "error: could not download wikitext-2-raw-v1.zip" in shown.stderr
+    assert shown.returncode == 2 and "error: could not download wikitext-2-raw-v1.zip" in shown.stderr
     assert sha256_of(archive) != SHA256 and not list(archive.parent.glob("*.raw"))
 
 
 def test_an_archive_without_a_file_is_explained(archive, tmp_path):
-    with pytest.raises(ValueError, match="has no wiki.dev.raw, only wiki.test.raw, wiki.train.raw, wiki.valid.raw"):
-        unpack(archive, [tmp_path / "wiki.dev.raw"])
+    with pytest.raises(ValueError, match="has no wiki.dev.raw, only wikitext-2-raw/wiki.test.raw, wikitext-2-raw/wiki.train"):
+        unpack(archive, [tmp_path / "wiki.test.raw", tmp_path / "wiki.dev.raw"])
+    assert not (tmp_path / "wiki.test.raw").exists(), "everything is checked before anything is written"
+
+
+def zip_of(path, **options):
+    return zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, **options)
+
+
+def test_the_folders_in_an_archive_do_not_matter_unless_they_leave_a_doubt(tmp_path):
+    target = tmp_path / "out" / "wiki.test.raw"
+    for number, name in enumerate(("wiki.test.raw", "top/wikitext/wiki.test.raw", "../../wiki.test.raw")):
+        archive = tmp_path / f"{number}.zip"
+        with zip_of(archive) as zipped:
+            zipped.mkdir("top/wiki.test.raw") if hasattr(zipped, "mkdir") else None  # a folder of that name: Python 3.11
+            zipped.writestr("__MACOSX/top/._wiki.test.raw", "metadata")
+            zipped.writestr(name, f"text {number}")
+        unpack(archive, [target])
+        assert target.read_text() == f"text {number}" and len(list((tmp_path / "out").iterdir())) == 1
+    assert not (tmp_path / "wiki.test.raw").exists()
+    with zip_of(tmp_path / "two.zip") as zipped:
+        zipped.writestr("a/wiki.test.raw", "one")
+        zipped.writestr("b/wiki.test.raw", "two")
+    with pytest.raises(ValueError, match="has wiki.test.raw twice, as a/wiki.test.raw and b/wiki.test.raw"):
+        unpack(tmp_path / "two.zip", [target])
+    with zip_of(tmp_path / "none.zip"):
+        pass
+    with pytest.raises(ValueError, match="has no wiki.test.raw, only empty folders"):
+        unpack(tmp_path / "none.zip", [target])
+
+
+def test_an_archive_cannot_fill_the_disk(tmp_path, monkeypatch):
+    archive, target = tmp_path / "bomb.zip", tmp_path / "out" / "wiki.test.raw"
+    monkeypatch.setattr(preparing, "LARGEST", 1_000_000)
+    with zip_of(archive) as zipped:
+        zipped.writestr("wiki.test.raw", bytes(1_000_001))
+    with pytest.raises(ValueError, match="wiki.test.raw would have 1,000,001 bytes, more than 1,000,000"):
+        unpack(archive, [target])
+    data = archive.read_bytes()
+    assert data.count((1_000_001).to_bytes(4, "little")) == 2  # in the member's own header, and in the directory
+    archive.write_bytes(data.replace((1_000_001).to_bytes(4, "little"), (1000).to_bytes(4, "little")))
+    with pytest.raises(ValueError, match="bomb.zip: cannot be unpacked .*delete it and try again"):
+        unpack(archive, [target])
+    assert not target.exists() and list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:len(data) // 2], lambda data: b"no zip", lambda data: b"",
+                                    lambda data: data.replace(b"validity", b"validate")])
+def test_a_damaged_archive_is_explained_and_writes_nothing(tmp_path, damage):
+    archive, target = tmp_path / "damaged.zip", tmp_path / "out" / "wiki.test.raw"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        zipped.writestr("wiki.test.raw", "validity" * 10)
+    archive.write_bytes(damage(archive.read_bytes()))
+    with pytest.raises(ValueError, match="damaged.zip: cannot be unpacked .*delete it and try again"):
+        unpack(archive, [target])
+    assert not target.exists()
+
+
+def test_generated_text_does_not_replace_a_users_own(tmp_path, monkeypatch, error_line):
+    (tmp_path / "wiki.train.raw").write_text("the real one")
+    monkeypatch.setattr(sys, "argv", ["generate.py", "--out", str(tmp_path), "--train", "1"])
+    generating.main()
+    assert (tmp_path / "wiki.train.raw.kept").read_text() == "the real one"
+    generating.main()
+    assert not (tmp_path / "wiki.train.raw.kept.1").exists(), "what we wrote ourselves is replaced"
+    monkeypatch.setattr(sys, "argv", ["generate.py", "--out", str(tmp_path / "new"), "--train", "0"])
+    assert "train is 0 articles" in error_line(generating.main)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_of_ones_own_raw_or_tokenised(tmp_path):

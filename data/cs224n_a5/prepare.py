@@ -23,7 +23,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # this checkout's mingpt, installed or not: other packages have that name too
 
-from mingpt.download import DownloadError, fetch, sha256_of  # noqa: E402
+from mingpt.command import one_line_errors  # noqa: E402
+from mingpt.download import fetch, sha256_of  # noqa: E402
 
 SHA256 = {
     "birth_places_train.tsv": "521f7f42bbd9065525edc1eb4353b6706215e76bd683653e36bacace2c8bb409",
@@ -50,7 +51,7 @@ def prepare(folder=HERE, quiet=False):
     """
     folder = Path(folder)
     for name, sha256 in SHA256.items():
-        fetch([mirror + name for mirror in MIRRORS], folder / name, sha256)
+        fetch([mirror + name for mirror in MIRRORS], folder / name, sha256, largest=1 << 23)
     if not quiet:
         for name in SHA256:
             text = (folder / name).read_bytes().decode("utf-8")
@@ -79,11 +80,11 @@ def main():
                         help="download nothing, only say which files are missing or differ")
     args = parser.parse_args()
     if args.verify:
-        sys.exit("\n".join(verify(args.out)) or 0)
-    try:
+        with one_line_errors():
+            problems = verify(args.out)
+        sys.exit("\n".join(problems) or 0)
+    with one_line_errors():
         prepare(args.out)
-    except DownloadError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

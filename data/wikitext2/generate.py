@@ -17,7 +17,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # this checkout's mingpt, installed or not
 
-from mingpt.files import write_text  # noqa: E402
+from mingpt.command import one_line_errors  # noqa: E402
+from mingpt.files import own_folder, write_text  # noqa: E402
 
 STARTS = """
 Bal Bren Cor Dal Dor El Fen Gal Hal Ist Jor Kel Lor Mal Mor Nar Ol Per Quin Ral Sar Tam Tor Ul Var Wen Yel Zor
@@ -127,13 +128,13 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument("--train", type=int, default=1000, help="articles to train on")
     args = parser.parse_args()
-    try:
-        for split, text in generate(args.seed, args.train).items():
-            path = args.out / f"wiki.{split}.raw"
-            write_text(path, text)
-            print(f"{path}: {len(text.splitlines())} lines, {len(text.encode('utf-8'))} bytes")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    with one_line_errors():
+        texts = generate(args.seed, args.train)
+        with own_folder(args.out):  # the real WikiText-2 has files of these names
+            for split, text in texts.items():
+                path = args.out / f"wiki.{split}.raw"
+                write_text(path, text)
+                print(f"{path}: {len(text.splitlines())} lines, {len(text.encode('utf-8'))} bytes")
 
 
 if __name__ == "__main__":

@@ -14,14 +14,17 @@ The text is under CC BY-SA 3.0. Without a network, put the three files into the 
 mingpt/download.py).
 """
 import argparse
+import shutil
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # this checkout's mingpt, installed or not: other packages have that name too
 
-from mingpt.download import DownloadError, fetch  # noqa: E402
+from mingpt.command import one_line_errors  # noqa: E402
+from mingpt.download import fetch  # noqa: E402
 from mingpt.files import atomic_path  # noqa: E402
 
 ARCHIVE = "wikitext-2-raw-v1.zip"
@@ -31,6 +34,7 @@ MIRRORS = [  # the first at a fixed commit; the last is the publisher's, which h
     "https://wikitext.smerity.com/",
     "https://s3.amazonaws.com/research.metamind.io/wikitext/",
 ]
+LARGEST = 1 << 26  # bytes of an archive or of a text; the real ones have 4.7 and 10.9 million
 SPLITS = ("train", "valid", "test")
 
 
@@ -46,7 +50,7 @@ def prepare(folder=HERE, quiet=False):
     folder = Path(folder)
     paths = [folder / f"wiki.{split}.raw" for split in SPLITS]
     if not all(path.is_file() for path in paths):
-        unpack(fetch([mirror + ARCHIVE for mirror in MIRRORS], folder / ARCHIVE, SHA256), paths)
+        unpack(fetch([mirror + ARCHIVE for mirror in MIRRORS], folder / ARCHIVE, SHA256, largest=LARGEST), paths)
     if not quiet:
         for path in paths:
             data = path.read_bytes()
@@ -55,15 +59,37 @@ def prepare(folder=HERE, quiet=False):
 
 
 def unpack(archive, paths):
-    """Write the member of the zip file `archive` that has the name of each of `paths` there, whole or not at all."""
-    with zipfile.ZipFile(archive) as zipped:
-        members = {Path(name).name: name for name in zipped.namelist()}
-        for path in paths:
-            if path.name not in members:
-                raise ValueError(f"{archive} has no {path.name}, only {', '.join(sorted(members))}; delete it and try "
-                                 "again")
-            with atomic_path(path) as temporary:
-                temporary.write_bytes(zipped.read(members[path.name]))
+    """Write the member of the zip file `archive` that has the name of each of `paths` there, whole or not at all.
+
+    In which folder of the archive a member is does not matter. Raises ValueError, before anything is written, where one
+    is missing, is there twice, or is too large; and where the archive is damaged.
+    """
+    try:
+        with zipfile.ZipFile(archive) as zipped:
+            members = [_member(zipped, archive, path.name) for path in paths]
+            for path, member in zip(paths, members):
+                # zipfile reads no more than the size that the archive states, whatever is packed in it
+                with atomic_path(path) as temporary, zipped.open(member) as packed, open(temporary, "wb") as file:
+                    shutil.copyfileobj(packed, file)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted, or packed unusually
+        raise ValueError(f"{archive}: cannot be unpacked ({error}); delete it and try again") from error
+
+
+def _member(zipped, archive, name):
+    """The entry of the zip file that is the file `name`, in whatever folder."""
+    files = [entry for entry in zipped.infolist() if not entry.is_dir()]
+    found = [entry for entry in files if Path(entry.filename).name == name]
+    if not found:
+        there = sorted(entry.filename for entry in files)
+        shown = ", ".join(there[:10]) + (f" and {len(there) - 10} more" if len(there) > 10 else "")
+        raise ValueError(f"{archive} has no {name}, only {shown or 'empty folders'}; delete it and try again")
+    if len(found) > 1:
+        raise ValueError(f"{archive} has {name} twice, as {found[0].filename} and {found[1].filename}; unpack by hand the "
+                         "one that is meant")
+    if found[0].file_size > LARGEST:
+        raise ValueError(f"{archive}: {name} would have {found[0].file_size:,} bytes, more than {LARGEST:,}; that is not "
+                         "WikiText-2, so delete it and try again")
+    return found[0]
 
 
 def main():
@@ -71,10 +97,8 @@ def main():
     parser.add_argument("--out", type=Path, default=HERE, metavar="DIR",
                         help="folder for the files (default: %(default)s)")
     args = parser.parse_args()
-    try:
+    with one_line_errors():
         prepare(args.out)
-    except (DownloadError, ValueError, zipfile.BadZipFile) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
