@@ -1,6 +1,7 @@
 """What the tests share. They run on the CPU, offline, and write only under pytest's temporary folders."""
 
 import os
+import sys
 from pathlib import Path
 
 # Before torch is imported: with models this small, two threads wait for each other longer than they work.
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))  # this checkout is what is tested, from whatever folder and whatever is installed
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
 
 

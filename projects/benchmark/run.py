@@ -21,6 +21,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
+
 from mingpt.config import Parser
 from mingpt.command import one_line_errors
 from mingpt.files import read_text, write_json

@@ -15,6 +15,7 @@ ablations.json, ablations.md and ablations.png.
 
 import json
 import random
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,6 +23,9 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
 from mingpt.batches import Batches
 from mingpt.config import Parser, config_from_args, config_to_dict

@@ -12,9 +12,12 @@ Text and tokens are read from the disk as they are needed, so a corpus may be la
 """
 
 import math
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
 from mingpt.config import Parser, config_from_args, config_from_dict, config_to_dict
 from mingpt.processes import first_process_first, is_first_process

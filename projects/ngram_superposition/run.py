@@ -21,8 +21,12 @@
 Each has its own defaults, and takes the flags that it uses: `run.py EXPERIMENT --max_iters 100 --n_embd 3`.
 """
 
+import sys
 import time
 from dataclasses import fields
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
 from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.command import one_line_errors

@@ -22,6 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
+
 from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.processes import first_process_first, is_first_process, process_count
 from mingpt.checkpoints import save_torch
