@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import ExitStack, contextmanager
 
 LONGEST_MESSAGE = 1000  # characters: the name of a tensor in a file may have 100,000
@@ -44,7 +45,7 @@ def one_line_errors():
             yield
             sys.stdout.flush()
         except Stopped as stopped:
-            _end(str(stopped), stopped.status)
+            _end(str(stopped) if os.environ.get("RANK", "0") == "0" else "", stopped.status)  # one of several speaks for all
         except KeyboardInterrupt:
             _end("stopped by Ctrl-C", 130)
         except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
@@ -82,7 +83,8 @@ def _wants_memory(error: RuntimeError) -> bool:
 
 
 def _end(line: str, status: int):
-    print(line, file=sys.stderr)
+    if line:
+        print(line, file=sys.stderr)
     sys.exit(status)
 
 
@@ -119,8 +121,10 @@ class StopRequest:
                     save()
                     raise Stopped(stop.signal, "step 10 is kept in out/run; --resume goes on from there")
 
-    The second signal stops at once, whatever is lost by that.
+    A signal that comes again, a second later or more, stops at once, whatever is lost by that.
     """
+
+    AGAIN = 1.0  # seconds: a terminal gives Ctrl-C to every process, and torchrun then passes it on to the same ones
 
     def __init__(self):
         self.signal = 0  # the number of the signal that came
@@ -134,9 +138,10 @@ class StopRequest:
         self._stack.close()
 
     def _note(self, number, frame):
-        if self.signal:
-            raise Stopped(number, "at once, as it came twice")
-        self.signal = int(number)
+        if not self.signal:
+            self.signal, self._since = int(number), time.monotonic()
+        elif time.monotonic() - self._since >= self.AGAIN:
+            raise Stopped(number, "at once, as it was asked to twice")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

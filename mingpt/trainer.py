@@ -262,6 +262,9 @@ class Trainer:
         if not 0 < saved["iter_num"] <= saved["max_iters"] or len(saved["optimizers"]) != len(self.optimizers):
             raise ValueError(f"{path}: not a checkpoint of this run; use another folder")
         try:
+            for name, value in self.model.state_dict().items():
+                if name in saved["model"] and saved["model"][name].dtype != value.dtype:  # torch would convert it
+                    raise ValueError(f"{name} is {saved['model'][name].dtype} and not {value.dtype}")
             self.model.load_state_dict(saved["model"])
             for optimizer, state in zip(self.optimizers, saved["optimizers"]):
                 _take_up(optimizer, state)
@@ -364,9 +367,17 @@ class Trainer:
         path = self.out_dir / "metrics.jsonl"
         if self.iter_num == 0:
             remove_own(self.out_dir / "checkpoint.pt")
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if self.iter_num and path.exists() else []
-        # A line that a kill cut short does not end in a newline.
-        write_text(path, "".join(l for l in lines if l.endswith("\n") and json.loads(l)["iter"] <= self.iter_num))
+        kept = []
+        if self.iter_num and path.exists():
+            for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), 1):
+                if not line.endswith("\n"):  # a kill cut it short
+                    continue
+                try:
+                    if json.loads(line)["iter"] <= self.iter_num:
+                        kept.append(line)
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    raise ValueError(f"{path}:{number}: not a line that a run wrote; remove it") from None
+        write_text(path, "".join(kept))
 
     def _write_metrics(self, **values) -> None:
         if self.rank > 0 or self.out_dir is None:

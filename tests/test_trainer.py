@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,10 +10,11 @@ import time
 import pytest
 import torch
 
+from mingpt.checkpoints import load_torch, save_torch
+from mingpt.command import Stopped
 from mingpt.model import GPT, GPTConfig
 from mingpt.optim import OptimConfig
 from mingpt.trainer import Trainer, TrainerConfig
-from mingpt.checkpoints import load_torch
 
 
 class Sums:
@@ -40,9 +42,10 @@ CONFIG = dict(max_iters=12, batch_size=8, device="cpu", dtype="float32")
 OPTIM = dict(optimizer="muon", learning_rate=3e-3, warmup_iters=3)
 
 
-def trainer(out_dir=None, dropout=0.0, model=None, **changes) -> Trainer:
+def trainer(out_dir=None, dropout=0.0, model=None, inputs=None, **changes) -> Trainer:
     optim = OptimConfig(**{**OPTIM, **{k: changes.pop(k) for k in list(changes) if k in OptimConfig.__dataclass_fields__}})
-    return Trainer(TrainerConfig(**{**CONFIG, **changes}), optim, model or gpt(dropout), Sums(), Sums(20, seed=1), out_dir)
+    return Trainer(TrainerConfig(**{**CONFIG, **changes}), optim, model or gpt(dropout), Sums(), Sums(20, seed=1), out_dir,
+                   inputs=inputs)
 
 
 def losses_of(made: Trainer, resume=False) -> list[float]:
@@ -341,3 +344,79 @@ def test_what_is_no_checkpoint_or_of_another_model_is_one_line(tmp_path):
         torch.save(other, tmp_path / "checkpoint.pt")
         with pytest.raises(ValueError, match="checkpoint.pt: not a checkpoint of this version; use another folder"):
             trainer(tmp_path, max_iters=2).load_checkpoint()
+
+
+def test_a_checkpoint_knows_the_content_of_its_inputs(tmp_path):
+    (tmp_path / "pairs.tsv").write_text("one")
+    inputs = {"corpus": "Anna was born in Gdynia.", "pairs": tmp_path / "pairs.tsv"}
+    trainer(tmp_path / "run", inputs=inputs).run()
+    trainer(tmp_path / "run", inputs=inputs).run(resume=True)
+    other = {**inputs, "corpus": "Anna was born in Gdansk."}
+    with pytest.raises(ValueError, match=r"is of another run \(the content of corpus differs\); use the old settings"):
+        trainer(tmp_path / "run", inputs=other).run(resume=True)
+    (tmp_path / "pairs.tsv").write_text("two")  # under the same name, and as long
+    with pytest.raises(ValueError, match=r"\(the content of pairs differs\)"):
+        trainer(tmp_path / "run", inputs=inputs).run(resume=True)
+    with pytest.raises(ValueError, match=r"\(the content of corpus differs; the content of pairs differs\)"):
+        trainer(tmp_path / "run").run(resume=True)
+
+
+def test_a_run_may_become_longer_and_says_what_the_rate_does(tmp_path, capsys):
+    longer = losses_of(trainer(max_iters=20, schedule="constant"))
+    first = losses_of(trainer(tmp_path, max_iters=12, schedule="constant"))
+    assert first == longer[:12], "the schedule of these runs is constant"
+    assert losses_of(trainer(tmp_path, max_iters=20, schedule="constant"), resume=True) == longer[12:]
+    assert "The run was to have 12 steps, and goes on from step 12 to 20; the learning rate" in capsys.readouterr().out
+    assert [line["iter"] for line in metrics(tmp_path) if "loss" in line] == list(range(1, 21))
+    with pytest.raises(ValueError, match=r"it had 20 steps and now has 15"):
+        trainer(tmp_path, max_iters=15, schedule="constant").run(resume=True)
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_the_steps_done(tmp_path, number, status):
+    expected = losses_of(trainer(dropout=0.2))
+    stopped = trainer(tmp_path, 0.2)
+    stopped.add_callback("on_batch_end", lambda t: os.kill(os.getpid(), number) if t.iter_num == 7 else None)
+    with pytest.raises(Stopped, match=f"the first 7 of 12 steps are kept in {tmp_path}, and the same command with --resume") as end:
+        stopped.run()
+    assert end.value.status == status
+    assert losses_of(trainer(tmp_path, 0.2), resume=True) == expected[7:]
+    nowhere = trainer()
+    nowhere.add_callback("on_batch_end", lambda t: os.kill(os.getpid(), number))
+    with pytest.raises(Stopped, match="step 1 of 12 was done, and nothing is kept of it"):
+        nowhere.run()
+
+
+def test_a_users_checkpoint_in_the_folder_is_kept(tmp_path):
+    (tmp_path / "checkpoint.pt").write_text("the user's")
+    trainer(tmp_path, max_iters=2).run()
+    assert (tmp_path / "checkpoint.pt.kept").read_text() == "the user's" and load_torch(tmp_path / "checkpoint.pt")
+
+
+def test_each_entry_of_a_checkpoint_may_be_anything_and_is_refused_in_one_line(tmp_path):
+    trainer(tmp_path, max_iters=2).run()
+    path = tmp_path / "checkpoint.pt"
+    saved = load_torch(path)
+    wrong = [(name, value) for name in saved if name != "scaler" for value in (None, 7.5, "x", [1], {"a": {"b": 1}}, torch.ones(2))]
+    wrong += [("iter_num", -1), ("iter_num", 10**30), ("max_iters", 0), ("optimizers", []), ("optimizers", [{}, {}])]
+    states = [{**state, "state": {0: {"step": 1, "momentum": "x", "exp_avg": torch.ones(3)}}} for state in saved["optimizers"]]
+    wrong += [("optimizers", states), ("optimizers", [{**state, "state": [1]} for state in saved["optimizers"]]),
+              ("optimizers", [{**state, "param_groups": {}} for state in saved["optimizers"]]),
+              ("model", {name: 1.0 for name in saved["model"]}),
+              ("model", {name: value.to(torch.complex64) for name, value in saved["model"].items()})]
+    for name, value in wrong:
+        save_torch(path, {**saved, name: value})
+        with pytest.raises(ValueError, match="checkpoint.pt") as found:
+            trainer(tmp_path, max_iters=2).run(resume=True)
+        assert "\n" not in str(found.value), (name, value)
+
+
+def test_metrics_that_are_no_metrics_are_named(tmp_path):
+    made = trainer(tmp_path, max_iters=4, checkpoint_interval=2)
+    made.add_callback("on_batch_end", lambda t: stop_at(t, 3))
+    with pytest.raises(Stop):
+        made.run()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('[1, 2]\n')
+    with pytest.raises(ValueError, match="metrics.jsonl:4: not a line that a run wrote; remove it"):
+        trainer(tmp_path, max_iters=4, checkpoint_interval=2).run(resume=True)
