@@ -74,9 +74,9 @@ for script in sys.argv[2:]:
             error = str(ended.code or "")
         except BaseException:
             error = format_exc()
-    files = [getattr(sys.modules[name], "__file__", None) for name in project()]
+    files = [file for name in project() if (file := getattr(sys.modules[name], "__file__", None))]
     found[script] = {"error": error, "shown": shown.getvalue(), "imported": heavy(),
-                     "elsewhere": [str(file) for file in files if not str(file).startswith(root + os.sep)]}
+                     "elsewhere": [file for file in files if not file.startswith(root + os.sep)]}
     sys.path[:] = before
 print(json.dumps(found))
 """
