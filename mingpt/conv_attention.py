@@ -159,8 +159,6 @@ class Net(nn.Module):
         self.wpe = nn.Embedding(config.block_size, config.n_embd) if config.positions else None
         self.layers = nn.ModuleDict(self.make_layers())
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
-        mask = torch.full((config.block_size, config.block_size), -math.inf).triu(1)
-        self.register_buffer("causal_mask", mask, persistent=False)
 
     def make_layers(self) -> dict[str, nn.Module]:
         """name -> a module called as `layer(x, mask)`, in order."""
@@ -185,7 +183,7 @@ class Net(nn.Module):
         x = self.wte(idx)
         if self.wpe is not None:
             x = x + self.wpe.weight[:T]
-        mask, real = self.causal_mask[:T, :T], None
+        mask, real = torch.full((T, T), -math.inf, device=idx.device).triu(1), None
         if self.config.pad_id >= 0:
             real = (idx != self.config.pad_id)[:, :, None]  # (B, T, 1)
             # A row of nothing but -inf would be NaN after the softmax, so padding may look at itself.

@@ -6,10 +6,15 @@ rounding breaks: use float32 where that matters).
 """
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+
+
+COLDEST = 1e-20  # a temperature below is taken for this one, at which logits are still float32 numbers: a choice as greedy
+MOST_NEW_TOKENS = 1 << 24  # more take months
 
 
 class KVCache:
@@ -76,9 +81,12 @@ def sample(logits: Tensor, temperature: float = 1.0, do_sample: bool = False, to
     `top_k` most likely tokens, with those that are as likely as the last of them, and to the smallest set of tokens whose
     probabilities reach `top_p` (Holtzman et al. 2020).
     """
+    highest, choice = logits.max(dim=-1)
+    if not highest.isfinite().all():
+        raise ValueError("the logits are not finite (NaN or infinity): the model has diverged, or its weights are damaged")
     if not do_sample:
-        return logits.argmax(dim=-1)
-    logits = logits.float() / temperature
+        return choice
+    logits = logits.float() / max(temperature, COLDEST)
     if top_k is not None:
         kth = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -math.inf)
@@ -92,11 +100,13 @@ def sample(logits: Tensor, temperature: float = 1.0, do_sample: bool = False, to
 @torch.no_grad()
 def generate(model, idx: Tensor | Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 1.0,
              do_sample: bool = False, top_k: int | None = None, top_p: float | None = None,
-             stop_tokens: Sequence[int] = (), use_cache: bool = True,
+             stop_tokens: int | Iterable[int] = (), use_cache: bool = True,
              generator: torch.Generator | None = None, lookup: int = 0) -> Tensor | list[list[int]]:
     """Append up to `max_new_tokens` tokens to each prompt.
 
-    idx is (B, T) int64, or a list of prompts of any lengths. A row ends with the first of `stop_tokens` it produces.
+    idx is a (B, T) tensor or array of integers, or a list of prompts of any lengths. A row ends with the first of
+    `stop_tokens`, one or several, that it produces. ValueError for options and prompts that cannot be, and for logits that are
+    not finite.
     Past `block_size` tokens a row sees only its last `block_size`. For a tensor, returns (B, T + new), where a row that
     has ended is filled up with its stop token; for a list, a list of token lists, each cut at its end.
 
@@ -105,11 +115,12 @@ def generate(model, idx: Tensor | Sequence[Sequence[int]], max_new_tokens: int, 
     """
     device = next(model.parameters()).device
     prompts = _prompts(idx, model.config.vocab_size, device)
-    _check(max_new_tokens, temperature, top_k, top_p)
+    _check(max_new_tokens, temperature, top_k, top_p, lookup)
+    stop_tokens = _stop_set(stop_tokens)
     if lookup:
         if do_sample or len(prompts) > 1 or not use_cache:
             raise ValueError("lookup is for one prompt at a time, do_sample=False and use_cache=True")
-        done = _by_lookup(model, prompts[0].tolist(), max_new_tokens, set(stop_tokens), lookup)
+        done = _by_lookup(model, prompts[0].tolist(), max_new_tokens, stop_tokens, lookup)
         idx = torch.tensor([done], device=device) if isinstance(idx, Tensor) else [done]
         max_new_tokens -= len(done) - len(prompts[0])
         if max_new_tokens == 0 or done[-1] in stop_tokens and len(done) > len(prompts[0]):
@@ -121,7 +132,7 @@ def generate(model, idx: Tensor | Sequence[Sequence[int]], max_new_tokens: int, 
     for row, prompt in zip(tokens, prompts):
         row[: len(prompt)] = prompt
     rows = torch.arange(len(prompts), device=device)
-    stops = torch.tensor(list(stop_tokens), dtype=torch.long, device=device)
+    stops = torch.tensor(sorted(stop_tokens), dtype=torch.long, device=device)
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     ends = lengths + max_new_tokens
     reader = _Reader(model, len(prompts), use_cache)
@@ -165,7 +176,7 @@ def _by_lookup(model, tokens: list[int], max_new_tokens: int, stop_tokens: set[i
         while len(tokens) < end:
             guess = _what_followed(tokens, guesses)[: end - len(tokens) - 1]
             logits, _ = model(torch.tensor([tokens[cache.longest :] + guess], device=device), cache=cache)
-            choices = logits[0, -len(guess) - 1 :].argmax(dim=-1).tolist()
+            choices = sample(logits[0, -len(guess) - 1 :]).tolist()
             right = next((i for i in range(len(guess)) if guess[i] != choices[i]), len(guess))
             for token in choices[: right + 1]:
                 tokens.append(token)
@@ -220,20 +231,40 @@ class _Reader:
 
 def _prompts(idx, vocab_size: int, device) -> list[Tensor]:
     """Each prompt as a (T,) int64 tensor. ValueError for what is no list of prompts."""
-    prompts = [torch.as_tensor(prompt, device=device) for prompt in idx]
+    wrong = "idx must be a (B, T) tensor of integers or a list of lists of ints; for one prompt write [prompt]"
+    try:
+        prompts = [torch.as_tensor(prompt, device=device) for prompt in idx]
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(wrong) from None
     if not prompts or any(prompt.numel() == 0 for prompt in prompts):
         raise ValueError("generate needs at least one prompt, and each prompt at least one token")
-    if any(prompt.ndim != 1 or prompt.is_floating_point() for prompt in prompts):
-        raise ValueError("idx must be a (B, T) int64 tensor or a list of lists of ints; for one prompt write [prompt]")
+    if any(p.ndim != 1 or p.is_floating_point() or p.is_complex() or p.dtype == torch.bool for p in prompts):
+        raise ValueError(wrong)
+    prompts = [prompt.long() for prompt in prompts]
     low, high = min(int(p.min()) for p in prompts), max(int(p.max()) for p in prompts)
     if low < 0 or high >= vocab_size:
         raise ValueError(f"token {low if low < 0 else high} is outside the vocabulary of {vocab_size}")
-    return [prompt.long() for prompt in prompts]
+    return prompts
 
 
-def _check(max_new_tokens, temperature, top_k, top_p) -> None:
-    if max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}; it must not be negative")
+def _stop_set(stop_tokens) -> set[int]:
+    """One token, or any collection of them, as a set."""
+    if isinstance(stop_tokens, Tensor):
+        stop_tokens = stop_tokens.tolist()
+    try:
+        return {operator.index(token) for token in (stop_tokens if isinstance(stop_tokens, Iterable) else [stop_tokens])}
+    except TypeError:
+        raise ValueError(f"stop_tokens is {stop_tokens!r}; it must be a token, an integer, or a list of them") from None
+
+
+def _check(max_new_tokens, temperature, top_k, top_p, lookup) -> None:
+    for name, value in (("max_new_tokens", max_new_tokens), ("lookup", lookup), ("top_k", 1 if top_k is None else top_k)):
+        if not hasattr(value, "__index__") or isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}; it must be an integer")
+    if not 0 <= max_new_tokens <= MOST_NEW_TOKENS:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be from 0 to {MOST_NEW_TOKENS}")
+    if lookup < 0:
+        raise ValueError(f"lookup is {lookup}; it must not be negative")
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; it must be positive (do_sample=False gives the greedy choice)")
     if top_k is not None and top_k < 1:

@@ -84,7 +84,7 @@ class Record(dict):
 
 
 @contextmanager
-def record(model: nn.Module, names: str | Iterable[str], every_call: bool = False):
+def record(model: nn.Module, names: str | Iterable[str], every_call: bool = False, must_pass: bool = True):
     """While the context lasts, keep what passes at `names` (wild cards allowed) in the `Record` that it yields.
 
     Each call of the model replaces what the last one left, unless `every_call`: then each name holds a list, to which
@@ -92,7 +92,8 @@ def record(model: nn.Module, names: str | Iterable[str], every_call: bool = Fals
     the graph unless under no_grad. Of several hooks at one place those entered first come first, so a `record` inside
     a `patch` sees what the patch made.
 
-    Raises ValueError for a name that fits no module, with the nearest ones.
+    Raises ValueError for a name that fits no module, with the nearest ones, and at the end of the context if a call of the
+    model passed by one of the names: compiled code does, without hooks. `must_pass=False` permits it.
     """
     seen = Record()
 
@@ -105,18 +106,20 @@ def record(model: nn.Module, names: str | Iterable[str], every_call: bool = Fals
 
         return keep
 
-    with _hooked(model, {name: keeper(name) for name in find(model, names)}):
+    with _hooked(model, {name: keeper(name) for name in find(model, names)}, must_pass):
         yield seen
 
 
 @contextmanager
-def patch(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]):
+def patch(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]], must_pass: bool = True):
     """While the context lasts, what passes at each name is replaced by `changes[name]` of it.
 
     The functions get a copy, which they may change in place, and return a tensor of the same shape. Names may have wild
     cards; where two fit one place, both functions are applied, in the order of `changes`.
 
-    Raises ValueError for a name that fits no module, and, when the model is called, for a result of another shape.
+    Raises ValueError for a name that fits no module; when the model is called, for a result of another shape; and at the end
+    of the context if a call of the model passed by one of the names, so that nothing was changed there: compiled code does
+    that. `must_pass=False` permits it.
     """
 
     def changer(name, change):
@@ -133,7 +136,7 @@ def patch(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]):
 
     with ExitStack() as stack:
         for pattern, change in changes.items():
-            stack.enter_context(_hooked(model, {name: changer(name, change) for name in find(model, pattern)}))
+            stack.enter_context(_hooked(model, {name: changer(name, change) for name in find(model, pattern)}, must_pass))
         yield
 
 
@@ -159,7 +162,9 @@ def find(model: nn.Module, names: str | Iterable[str]) -> list[str]:
 
 
 def _places(model: nn.Module) -> dict[str, nn.Module]:
-    return {_short(path): module for path, module in model.named_modules() if path}
+    """name -> module, without lists and dictionaries of modules: nothing passes there."""
+    return {_short(path): module for path, module in model.named_modules()
+            if path and not isinstance(module, (nn.ModuleList, nn.ModuleDict))}
 
 
 def _short(path: str) -> str:
@@ -172,10 +177,34 @@ def _matches(pattern: str, name: str) -> bool:
 
 
 @contextmanager
-def _hooked(model: nn.Module, hooks: Mapping[str, Callable]):
-    """Put each hook on the module of its name, and take them off however the body ends."""
-    places = _places(model)
+def _hooked(model: nn.Module, hooks: Mapping[str, Callable], must_pass: bool):
+    """Put each hook on the module of its name, and take them off however the body ends.
+
+    ValueError at the end, if the body raised nothing, where a call of the model had not come to every hook. The model's own
+    hooks tell of its calls, even of those by way of a compiled copy.
+    """
+    places, due, missed = _places(model), set(), {}
+
+    def begin(module, args):
+        due.update(hooks)
+
+    def end(module, args, output):
+        missed.update(dict.fromkeys(name for name in hooks if name in due))
+
+    def arriving(name, hook):
+        def arrive(module, args, output):
+            due.discard(name)
+            return hook(module, args, output)
+
+        return arrive
+
     with ExitStack() as stack:
         for name, hook in hooks.items():
-            stack.callback(places[name].register_forward_hook(hook).remove)
+            stack.callback(places[name].register_forward_hook(arriving(name, hook)).remove)
+        stack.callback(model.register_forward_pre_hook(begin).remove)
+        stack.callback(model.register_forward_hook(end).remove)
         yield
+    if missed and must_pass:
+        raise ValueError(f"the model was called, and nothing came to the hooks at {', '.join(missed)}: hooks do not reach into "
+                         "compiled code, nor to what a call leaves out; use the model that was not compiled, or say "
+                         "must_pass=False")

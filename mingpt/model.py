@@ -116,7 +116,7 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropou
 
     Without a mask: causal among T = S positions, or one query, T = 1, that sees all S keys.
     """
-    causal = mask is None and q.size(-2) > 1
+    causal = True if mask is None and q.size(-2) == k.size(-2) else False  # a bool also where sizes are symbols or tensors
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
 
 
@@ -136,10 +136,21 @@ def fastest_attention(q: Tensor, plain_causal: bool) -> str:
 class Context:
     """What every layer needs to know about the positions it is given."""
 
-    mask: Tensor  # 0 where a query may look, -inf where not: (T, T), or (B or 1, 1, T, S) with a cache
     plain_causal: bool  # the mask is the usual triangle, or its last row: one new token that sees all before it
     rotation: tuple[Tensor, Tensor] | None  # cosines and sines of the rotary angles, each (..., T, D/2)
     cache: KVCache | None
+    _mask: Tensor | None = None
+
+    def mask(self, q: Tensor) -> Tensor:
+        """0 where a query of q, (B, H, T, D), may look, and -inf where not: (T, T), or (B or 1, 1, T, S) with a cache.
+
+        Made when a layer asks for it first: the fused kernel does without, and at 16,384 positions it takes 1 GB.
+        """
+        T = q.size(-2)
+        if self._mask is None or self._mask.size(-2) != T:
+            triangle = torch.full((T, T), -math.inf, device=q.device).triu(1) if self.cache is None else self.cache.mask(T)
+            self._mask = triangle.to(q.dtype)
+        return self._mask
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
@@ -174,17 +185,17 @@ class CausalSelfAttention(nn.Module):
             k, v = context.cache.append(self.layer, k, v)  # (B, H, S, D)
 
         dropout = self.config.dropout if self.training else 0.0
-        how, mask = self.config.attention, context.mask.to(q.dtype)
+        how = self.config.attention
         if self.scores.in_use or self.pattern.in_use:
             how = "explicit"  # the others never hold them
         elif how == "auto":
             how = fastest_attention(q, context.plain_causal)
         if how == "explicit":
-            y = explicit_attention(q, k, v, mask, dropout, self.scores, self.pattern)
+            y = explicit_attention(q, k, v, context.mask(q), dropout, self.scores, self.pattern)
         elif how == "batched":
-            y = batched_attention(q, k, v, mask, dropout)
+            y = batched_attention(q, k, v, context.mask(q), dropout)
         else:
-            y = fused_attention(q, k, v, None if context.plain_causal else mask, dropout)
+            y = fused_attention(q, k, v, None if context.plain_causal else context.mask(q), dropout)
         y = self.head_out(y).transpose(1, 2).reshape(B, T, C)  # heads side by side again
         return self.resid_dropout(self.c_proj(y))
 
@@ -251,11 +262,10 @@ class GPT(nn.Module):
         if config.tie_weights:
             self.lm_head.weight = self.transformer.wte.weight
 
-        # Not parameters, and computed from the config, so not part of what is saved.
-        self.register_buffer("causal_mask", torch.full((T, T), -math.inf).triu(1), persistent=False)
         if config.positions == "rotary":
             frequency = 10000.0 ** (-torch.arange(0, config.head_dim, 2) / config.head_dim)  # (D/2,) radians a position
             angle = torch.arange(T)[:, None] * frequency
+            # Not parameters, and computed from the config, so not part of what is saved.
             self.register_buffer("cos", angle.cos(), persistent=False)
             self.register_buffer("sin", angle.sin(), persistent=False)
         self.init_weights()
@@ -315,14 +325,13 @@ class GPT(nn.Module):
         return logits, None if targets is None else cross_entropy(logits, targets)
 
     def context(self, T: int, positions: Tensor, cache: KVCache | None) -> Context:
-        """The mask and the rotary angles for T tokens at `positions`."""
-        mask = self.causal_mask[:T, :T] if cache is None else cache.mask(T)
+        """What the layers need to know of T tokens at `positions`."""
         rotation = None
         if self.config.positions == "rotary":
             cos, sin = self.cos[positions], self.sin[positions]  # (T, D/2), or (B or 1, T, D/2) for positions by row
             rotation = (cos, sin) if positions.ndim == 1 else (cos.unsqueeze(1), sin.unsqueeze(1))
         plain_causal = cache is None or cache.longest == 0 or T == 1 and cache.uniform
-        return Context(mask, plain_causal, rotation, cache)
+        return Context(plain_causal, rotation, cache)
 
     @classmethod
     def from_pretrained(cls, source, **options) -> "GPT":

@@ -2,6 +2,9 @@
 
 import itertools
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
@@ -132,7 +135,15 @@ def test_top_k_and_top_p_restrict_the_choice():
     (dict(temperature=float("nan")), "temperature is nan; it must be positive"),
     (dict(top_k=0), "top_k is 0; it must be at least 1"),
     (dict(top_p=1.5), r"top_p is 1.5; it must be in \(0, 1\]"),
-    (dict(max_new_tokens=-1), "max_new_tokens is -1; it must not be negative"),
+    (dict(max_new_tokens=-1), "max_new_tokens is -1; it must be from 0 to"),
+    (dict(max_new_tokens=99_999_999_999), "max_new_tokens is 99999999999; it must be from 0 to"),
+    (dict(max_new_tokens=2.5), "max_new_tokens is 2.5; it must be an integer"),
+    (dict(top_k="5"), "top_k is '5'; it must be an integer"),
+    (dict(lookup=-1, do_sample=False), "lookup is -1; it must not be negative"),
+    (dict(stop_tokens=0.5), "stop_tokens is 0.5; it must be a token, an integer, or a list of them"),
+    (dict(stop_tokens="a"), "stop_tokens is 'a'; it must be a token"),
+    (dict(idx="ab"), r"for one prompt write \[prompt\]"),
+    (dict(idx=[[True]]), "a list of lists of ints"),
     (dict(idx=[[1], []]), "each prompt at least one token"),
     (dict(idx=[]), "needs at least one prompt"),
     (dict(idx=[1, 2]), r"for one prompt write \[prompt\]"),
@@ -143,3 +154,39 @@ def test_top_k_and_top_p_restrict_the_choice():
 def test_bad_requests_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         gpt().generate(**{**dict(idx=[[1]], max_new_tokens=2, do_sample=True), **options})
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.int32])
+def test_prompts_of_any_kind_of_integer(dtype):
+    model = gpt()
+    expected = model.generate([[1, 2, 3]], 4)
+    array = np.array([[1, 2, 3]], dtype=dtype)
+    assert model.generate(array, 4) == model.generate(list(array), 4) == expected
+    assert model.generate(torch.from_numpy(array), 4).tolist() == expected
+
+
+@pytest.mark.parametrize("lookup", [0, 3])
+def test_stop_tokens_of_any_kind(lookup):
+    """A generator can be gone through once only, and the elements of a tensor are equal to a number without having its hash."""
+    model, prompt = gpt(), [[1, 2, 1, 2, 1]]
+    free = model.generate(prompt, 12, lookup=lookup)[0]
+    stop = free[8]
+    expected = free[: free.index(stop, 5) + 1]
+    for stops in (stop, np.int64(stop), torch.tensor(stop), [stop], (token for token in (stop, stop)), torch.tensor([stop]),
+                  np.array([stop]), {stop: "of a dictionary, its keys"}):
+        assert model.generate(prompt, 12, stop_tokens=stops, lookup=lookup)[0] == expected
+
+
+def test_logits_that_are_not_numbers_are_an_error():
+    for value in (math.nan, math.inf):
+        model = gpt()
+        torch.nn.init.constant_(model.lm_head.weight, value)
+        for options in (dict(), dict(do_sample=True), dict(lookup=2), dict(use_cache=False)):
+            with pytest.raises(ValueError, match="the logits are not finite"):
+                model.generate([[1]], 2, **options)
+
+
+def test_the_coldest_temperature_is_greedy():
+    model = gpt()
+    for temperature in (1e-300, 5e-324, 1e-21):
+        assert model.generate([[1, 2]], 5, temperature=temperature, do_sample=True) == model.generate([[1, 2]], 5)

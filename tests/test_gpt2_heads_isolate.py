@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mingpt.checkpoints import load_torch, save_torch
 from mingpt.bpe import BPETokenizer
 from mingpt.download import DownloadError
 from mingpt.heads import previous_token_scores
@@ -226,9 +227,9 @@ def test_the_small_model_is_kept_and_is_a_function_of_the_seed(tmp_path, capsys)
 def test_a_small_model_of_another_recipe_is_made_anew_and_a_damaged_one_refused(tmp_path, capsys):
     small.small_model(tmp_path, 0, True)
     path = tmp_path / "quick_seed0.pt"
-    saved = torch.load(path, weights_only=True)
+    saved = load_torch(path)
     saved["made_by"]["longest"] = 7
-    torch.save(saved, path)
+    save_torch(path, saved)
     small.small_model(tmp_path, 0, True)
     assert "is of another recipe, and is made anew" in capsys.readouterr().out
     path.write_bytes(path.read_bytes()[:1000])

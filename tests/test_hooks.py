@@ -10,6 +10,7 @@ from torch import nn
 
 from mingpt import model as model_file
 from mingpt.generate import KVCache
+from mingpt.heads import ablate
 from mingpt.hooks import Tap, add_taps, find, patch, record
 from mingpt.model import GPT, GPTConfig, explicit_attention
 
@@ -253,3 +254,58 @@ def test_a_compiled_model_gives_the_same_and_refuses_hooks(idx):
         torch.testing.assert_close(compiled(idx)[0], model(idx)[0], rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="hooks do not reach inside a compiled model"):
         find(compiled, "h.0")
+
+
+def compiled_blocks(model):
+    for block in model.transformer.h:
+        block.compile(backend="eager")
+    return model
+
+
+def compiled_forward(model):
+    model.forward = torch.compile(model.forward, backend="eager")
+    return model
+
+
+def compiled_copy(model):
+    return torch.compile(model, backend="eager")
+
+
+@pytest.mark.parametrize("compiled", [compiled_blocks, compiled_forward, compiled_copy])
+def test_what_does_not_happen_in_compiled_code_is_an_error(compiled, idx):
+    torch._dynamo.reset()
+    model = gpt()
+    called = compiled(model)
+    with torch.no_grad():
+        before = called(idx)[0]
+        for context in (lambda **o: patch(model, {"h.1.mlp": torch.zeros_like}, **o), lambda **o: record(model, "h.*.mlp", **o)):
+            with pytest.raises(ValueError, match=r"the model was called, and nothing came to the hooks at .*h.1.mlp"):
+                with context():
+                    called(idx)
+            with context(must_pass=False):
+                torch.testing.assert_close(called(idx)[0], before)
+            with pytest.raises(KeyError), context():  # an error that is on its way is not replaced
+                called(idx)
+                raise KeyError
+            with context():
+                pass  # the model is not called
+        with pytest.raises(ValueError, match="nothing came to the hooks at h.1.attn.head_out"), ablate(model, [(1, 0)]):
+            called(idx)
+        torch.testing.assert_close(called(idx)[0], before)
+
+
+def test_one_call_of_two_that_passes_by_is_an_error(idx):
+    model = gpt()
+    with pytest.raises(ValueError, match="nothing came to the hooks at h.1.mlp"), patch(model, {"h.1.mlp": torch.zeros_like}):
+        model(idx)
+        mlp, model.transformer.h[1].mlp = model.transformer.h[1].mlp, torch.nn.Identity()
+        model(idx)
+    model.transformer.h[1].mlp = mlp
+
+
+def test_lists_of_modules_are_no_places(idx):
+    with record(gpt(), "*") as seen:
+        pass
+    with pytest.raises(ValueError, match="nothing in the model is called 'h'"):
+        find(gpt(), "h")
+    assert seen == {} and "wte" in find(gpt(), "*") and "h" not in find(gpt(), "*")

@@ -71,3 +71,49 @@ def test_in_float16_the_gradient_outlives_a_scaled_loss():
     (cross_entropy(whole, targets) * 65536.0).backward()
     torch.testing.assert_close(logits.grad[..., 1:].float(), whole.grad[..., 1:], rtol=1e-2, atol=1e-5)
     assert logits.grad[..., 1:].abs().min() > 0
+
+
+@pytest.fixture
+def three_derivatives(monkeypatch):
+    """Logits and targets so small that the cached way, which every size takes in this test, needs several parts."""
+    monkeypatch.setattr(CachedCrossEntropy, "LARGE", 0)
+    monkeypatch.setattr(CachedCrossEntropy, "CACHED", 40)
+    targets = torch.randint(0, 17, (2, 3))
+    targets[0, 1] = -1
+    return torch.randn(2, 3, 17), targets
+
+
+def plain(logits, targets):
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+
+
+def test_second_derivatives_of_the_cached_loss_are_right(three_derivatives):
+    logits, targets = three_derivatives
+    found = []
+    for loss in (cross_entropy, plain):
+        x = logits.clone().requires_grad_()
+        gradient, = torch.autograd.grad(3 * loss(x, targets), x, create_graph=True)
+        found.append(torch.autograd.grad(gradient.square().sum(), x)[0])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-7)
+    torch.autograd.gradgradcheck(lambda x: cross_entropy(x, targets), logits.double().requires_grad_(), eps=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("derivative", [torch.func.grad, torch.func.jacfwd, torch.func.hessian])
+def test_the_cached_loss_under_functional_transforms(derivative, three_derivatives):
+    logits, targets = three_derivatives
+    found = [derivative(lambda x: loss(x, targets))(logits) for loss in (cross_entropy, plain)]
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+
+
+def test_the_cached_loss_under_vmap(three_derivatives):
+    logits, targets = three_derivatives
+    many, more = torch.stack([logits, -logits, 2 * logits]), torch.stack([targets, targets.flip(0), targets])
+    torch.testing.assert_close(torch.vmap(cross_entropy)(many, more), torch.stack(list(map(plain, many, more))))
+    torch.testing.assert_close(torch.vmap(cross_entropy, (None, 0))(logits, more), torch.stack([plain(logits, y) for y in more]))
+    torch.testing.assert_close(torch.vmap(torch.func.grad(cross_entropy))(many, more),
+                               torch.vmap(torch.func.grad(plain))(many, more))
+    x = logits.clone().requires_grad_()
+    outer = torch.tensor([1.0, 2.0])
+    several, = torch.autograd.grad(cross_entropy(x, targets), x, outer, is_grads_batched=True)
+    once, = torch.autograd.grad(plain(x, targets), x)
+    torch.testing.assert_close(several, outer[:, None, None, None] * once)

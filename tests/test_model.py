@@ -219,3 +219,57 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(gpt(idx)[0], gpt(idx)[0])
     gpt.train()
     assert not torch.equal(gpt(idx)[0], gpt(idx)[0])
+
+
+def test_memory_grows_with_the_length_and_not_with_its_square():
+    model = small_gpt(block_size=16384, n_layer=1, positions="rotary")
+    held = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    assert held <= 16384 * model.config.head_dim * 4, "two tables of D/2 float32 angles"
+    sizes = []
+
+    class Sizes(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            sizes.append(result.numel() if torch.is_tensor(result) else 0)
+            return result
+
+    with torch.no_grad(), Sizes():
+        model(tokens(1, 2048))
+    assert max(sizes) <= 2048 * max(4 * 32, 3 * 32, 31) * 4 < 2048 * 2048, "nothing is T x T"
+
+
+@pytest.mark.parametrize("attention", ["auto", "explicit", "batched", "fused"])
+def test_compilation_takes_batches_of_other_shapes(attention):
+    torch._dynamo.reset()
+    model = small_gpt(attention=attention, n_layer=1)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for shape in ((4, 8), (2, 8), (3, 5)):
+        idx, targets = tokens(*shape), tokens(*shape)
+        logits, loss = compiled(idx, targets)
+        expected, expected_loss = model(idx, targets)
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+        found = torch.autograd.grad(loss, model.parameters())
+        for gradient, expected in zip(found, torch.autograd.grad(expected_loss, model.parameters())):
+            torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
+
+
+class FirstOutput(torch.nn.Module):
+    """The logits alone: a trace has no None."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, idx):
+        return self.model(idx)[0]
+
+
+def test_a_model_can_be_traced_and_exported_for_any_length():
+    model = small_gpt(n_layer=1)
+    exported = torch.export.export(model, (tokens(1, 8),), dynamic_shapes={"idx": {1: torch.export.Dim("T", min=2, max=24)}}).module()
+    traced = torch.jit.trace(FirstOutput(model), (tokens(1, 8),), check_trace=False)
+    with torch.no_grad():
+        for T in (8, 5, 24):
+            idx = tokens(1, T)
+            torch.testing.assert_close(exported(idx)[0], model(idx)[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(traced(idx[:, :8]), model(idx[:, :8])[0], rtol=1e-4, atol=1e-5)

@@ -1,5 +1,6 @@
 """The training loop: it learns, and it can be killed and resumed exactly. Several processes: test_scale.py."""
 
+import functools
 import json
 import multiprocessing
 import os
@@ -424,3 +425,9 @@ def test_metrics_that_are_no_metrics_are_named(tmp_path):
         file.write('[1, 2]\n')
     with pytest.raises(ValueError, match="metrics.jsonl:4: not a line that a run wrote; remove it"):
         trainer(tmp_path, max_iters=4, checkpoint_interval=2).run(resume=True)
+
+
+def test_a_compiled_run_takes_a_smaller_last_batch(monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # the usual one takes a minute
+    assert losses_of(trainer(compile=True, max_iters=8)) == pytest.approx(losses_of(trainer(max_iters=8)), rel=1e-4)

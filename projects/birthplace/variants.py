@@ -71,7 +71,7 @@ class SynthesizerAttention(nn.Module):
             _, v = context.cache.append(self.layer, v, v)  # (B, H, S, D): column p holds the token at position p
         S = v.size(2)
         weight, bias = self.score_weight[:, :, :S], self.score_bias[:, None, :S]
-        scores = self.scores(F.relu(hidden) @ weight + bias + context.mask)  # (B, H, T, S)
+        scores = self.scores(F.relu(hidden) @ weight + bias + context.mask(hidden))  # (B, H, T, S)
         pattern = F.dropout(self.pattern(scores.softmax(dim=-1)), self.config.dropout, self.training)
         y = self.head_out(pattern @ v).transpose(1, 2).reshape(B, T, C)
         return self.resid_dropout(self.c_proj(y))
@@ -157,12 +157,11 @@ class Bottleneck(nn.Module):
         ends = self.stride * torch.arange(1, n + 1, device=x.device) - 1  # their last positions
         past = torch.arange(T, device=x.device) <= ends[:, None]  # (n, T): what each vector may read
         known = ends <= torch.arange(T, device=x.device)[:, None]  # (T, n): which vectors each position may read
-        triangle = torch.ones(n, n, dtype=torch.bool, device=x.device).tril()
-        past, known, triangle = (torch.zeros(m.shape, device=x.device).masked_fill_(~m, -math.inf)
-                                 for m in (past, known, triangle))
+        past, known = (torch.zeros(m.shape, device=x.device).masked_fill_(~m, -math.inf) for m in (past, known))
+        inner = replace(context, plain_causal=True, rotation=None)
         y = self.down(self.vectors[:n].expand(B, n, C), x, past)
         for block in self.h:
-            y = block(y, replace(context, mask=triangle, plain_causal=True, rotation=None))
+            y = block(y, inner)
         return self.up(x, y, known)
 
 
