@@ -39,8 +39,7 @@ def atomic_path(path: str | os.PathLike):
     a killed process left is removed by the next writer of the same path. Errors are OSError, with the path in them.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path}: is {'a folder' if path.is_dir() else 'not a regular file'}; give the path of a file")
+    _check_file(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with errors_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,6 +58,11 @@ def atomic_path(path: str | os.PathLike):
         finally:
             lock.close()
             temporary.unlink(missing_ok=True)
+
+
+def _check_file(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: is {'a folder' if path.is_dir() else 'not a regular file'}; give the path of a file")
 
 
 def _remove_stale(path: Path) -> None:
@@ -138,6 +142,15 @@ def append_line(path: str | os.PathLike, line: str) -> None:
     """Add a line to a text file. A kill may leave a part of the line, which has no line end then."""
     with errors_named(path), open(path, "a", encoding="utf-8", newline="\n") as file:
         file.write(line + "\n")
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """ValueError or OSError if a file could not be written at `path`: better now than after the work whose result it is."""
+    path = Path(path)
+    _check_file(path)
+    existing = next(parent for parent in path.absolute().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"{path}: cannot be written, since {existing} is no folder that you may write to")
 
 
 def read_text(path: str | os.PathLike) -> str:

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from mingpt.model import GPT, PRESETS, GPTConfig
 from mingpt.checkpoints import load_torch
 from mingpt.files import atomic_path, write_json
+from mingpt.model import GPT, PRESETS, GPTConfig
 
 # name -> (revision, sha256 of model.safetensors where it is known)
 PUBLISHED = {

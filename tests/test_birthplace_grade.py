@@ -19,9 +19,9 @@ import torch
 import birthplace_submission as world
 from birthplace_submission import edit
 from conftest import REPOSITORY
-from mingpt.model import Block, CausalSelfAttention
 from mingpt.checkpoints import load_torch
 from mingpt.files import read_text, write_text
+from mingpt.model import Block, CausalSelfAttention
 from projects.birthplace import checks, grade, probe, reference, sandbox
 from projects.birthplace.checks import Exam
 from projects.birthplace.dataset import CharCorruptionDataset, make_tokenizer

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch.nn import functional as F
 
 from conftest import REPOSITORY
 from mingpt.files import read_text, write_text
-from projects.birthplace.files import PARAPHRASES, load_files, person
+from projects.birthplace import run as study
+from projects.birthplace.files import PARAPHRASES, Questions, load_files, person
 from projects.birthplace.dataset import MASK, WORLD, make_tokenizer
 from projects.birthplace.evaluate import Score, majority_answer, predict, predict_with_paraphrases, score
 from projects.birthplace.recipes import RECIPES, build_model, get_recipe
@@ -44,25 +46,37 @@ def finetuned(tmp_path_factory):
     return folder
 
 
+def few(questions: Questions) -> Questions:
+    return replace(questions, questions=questions.questions[:5], answers=questions.answers[:5], lines=questions.lines[:5])
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_study_writes_everything(variant, tmp_path, monkeypatch, capsys):
-    run(monkeypatch, "study", variant, "--quick", "--out", tmp_path, "--seeds", "2")
+    """All of the world and two seeds with one variant; few questions with the others, which take the same way."""
+    files, seeds = load_files("world"), 2 if variant == "vanilla" else 1
+    if variant != "vanilla":
+        files = replace(files, dev=few(files.dev), test=few(files.test), control=few(files.control))
+    monkeypatch.setattr(study, "load_files", lambda *names: files)
+    run(monkeypatch, "study", variant, "--quick", "--out", tmp_path, "--seeds", seeds)
     shown = capsys.readouterr().out
-    for row in (r"^majority answer( +15.0 ± 0.0 %){4}$", r"^guess by frequency( +\d+\.\d ± 0.0 %){4}$",
-                r"^no pretraining( +\d+\.\d ± \d+\.\d %){4}$", r"^pretraining( +\d+\.\d ± \d+\.\d %){4}$", "^2 runs, ",
-                "For the real assignment"):
+    spread, none = (r" ± \d+\.\d", r" ± 0\.0") if seeds > 1 else ("", "")
+    for row in (rf"^majority answer( +\d+\.\d{none} %){{4}}$", rf"^guess by frequency( +\d+\.\d{none} %){{4}}$",
+                rf"^no pretraining( +\d+\.\d{spread} %){{4}}$", rf"^pretraining( +\d+\.\d{spread} %){{4}}$",
+                f"^{seeds} runs?, ", "For the real assignment"):
         assert re.search(row, shown, re.MULTILINE), row
     metrics = json.loads(read_text(tmp_path / f"{variant}.metrics.json"))
-    assert [r["seed"] for r in metrics["runs"]] == [0, 1] and metrics["runs"][0]["dev"]["majority"] == 15
+    assert [r["seed"] for r in metrics["runs"]] == list(range(seeds))
+    assert variant != "vanilla" or metrics["runs"][0]["dev"]["majority"] == 15
     assert metrics["config"]["variant"] == variant and metrics["config"]["recipe"]["name"] == "quick"
     for figure in ("loss.png", "accuracy.png"):
         assert (tmp_path / f"{variant}.{figure}").read_bytes().startswith(b"\x89PNG")
+    folder = tmp_path / "seed1" if seeds > 1 else tmp_path
     for name in ("nopretrain", "pretrain"):
         for which in ("dev", "test", "control"):
             for kind in ("", ".paraphrases"):
-                predictions = read_text(tmp_path / "seed1" / f"{variant}.{name}.{which}{kind}.predictions")
-                assert predictions.count("\n") == len(getattr(load_files("world"), which).questions)
-    assert (tmp_path / "seed0" / f"{variant}.pretrain.params").exists()
+                predictions = read_text(folder / f"{variant}.{name}.{which}{kind}.predictions")
+                assert predictions.count("\n") == len(getattr(files, which).questions)
+    assert (folder / f"{variant}.pretrain.params").exists()
 
 
 def test_evaluate_writes_a_line_a_question_and_marks_it(finetuned, tmp_path, monkeypatch, capsys):
@@ -262,8 +276,8 @@ def test_a_paraphrase_that_the_vocabulary_lacks_is_named_before_training(tmp_pat
     write_text(tmp_path / "wiki.txt", "Ada Roe. Ada Roe was born in Oslo ?\nWhere.\n")
     for name in ("birth_places_train", "birth_dev", "birth_test_inputs"):
         write_text(tmp_path / f"{name}.tsv", "Where was Ada Roe born?\tOslo\nWhere was Ada Dane born?\tOslo\n")
-    assert "birth_dev.tsv:1: the character ',' (U+002C)" in error_line(run, monkeypatch, "--quick", "--data_dir", tmp_path, "--out",
-                                                                      tmp_path / "out")
+    assert "error: the corpus has no ',', which is in the paraphrase '{}, born in'; evaluate without --paraphrases" in error_line(
+        run, monkeypatch, "--quick", "--data_dir", tmp_path, "--out", tmp_path / "out")
 
 
 def test_the_person_of_a_question():
@@ -306,25 +320,26 @@ def test_the_study_reads_a_folder_of_ones_own(tmp_path, monkeypatch, capsys):
     assert "For the real assignment" not in capsys.readouterr().out
 
 
-def test_pretraining_survives_kill_nine(tmp_path, environment):
-    def start(name, *more):
-        command = [sys.executable, REPOSITORY / "projects" / "birthplace" / "run.py", "pretrain", "vanilla", WIKI, "--quick",
-                   "--writing_params_path", tmp_path / f"{name}.params", "--out", tmp_path / name, "--max_epochs", "2", *more]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def test_pretraining_survives_kill_nine(tmp_path, environment, monkeypatch):
+    def words(name, *more):
+        return ["pretrain", "vanilla", WIKI, "--quick", "--writing_params_path", tmp_path / f"{name}.params", "--out", tmp_path / name,
+                "--max_epochs", "1", "--checkpoint_interval", "10", *more]
 
     def lines(name):
         path = tmp_path / name / "vanilla.pretrain" / "metrics.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
 
-    whole, killed = start("whole"), start("killed", "--checkpoint_interval", "20")
-    while len(lines("killed")) < 50:
+    killed = subprocess.Popen([sys.executable, REPOSITORY / "projects" / "birthplace" / "run.py", *words("killed")], env=environment,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(lines("killed")) < 15:
         assert killed.poll() is None
-        time.sleep(0.05)
+        time.sleep(0.02)
     killed.kill()  # SIGKILL
     killed.wait()
     assert not (tmp_path / "killed.params").exists()
-    assert whole.wait(120) == 0
-    assert start("killed", "--resume", "true", "--checkpoint_interval", "20").wait(120) == 0
+    run(monkeypatch, *words("killed", "--resume"))
+    run(monkeypatch, *words("whole"))
     assert [l["loss"] for l in lines("killed")] == [l["loss"] for l in lines("whole")]
     a, b = (torch.load(tmp_path / f"{name}.params", weights_only=True)["model"] for name in ("whole", "killed"))
     assert all(torch.equal(a[key], b[key]) for key in a)
+    assert {path.name for path in (tmp_path / "killed").rglob("*")} == {path.name for path in (tmp_path / "whole").rglob("*")}

@@ -10,9 +10,9 @@ import torch
 
 from mingpt.batches import Batches
 from mingpt.bpe import BPETokenizer
-from mingpt.trainer import Trainer
 from mingpt.checkpoints import load_torch
 from mingpt.files import read_text
+from mingpt.trainer import Trainer
 from projects.chargpt.corpus import (Windows, alphabet, char_encoder, find_files, read_description, read_pieces,
                                      write_tokens)
 from projects.chargpt.run import main

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from mingpt.checkpoints import load_torch, save_torch
 from mingpt.bpe import BPETokenizer
+from mingpt.checkpoints import load_torch, save_torch
 from mingpt.download import DownloadError
 from mingpt.heads import previous_token_scores
 from mingpt.model import GPT, GPTConfig

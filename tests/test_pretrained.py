@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from mingpt import pretrained
+from mingpt.checkpoints import save_torch
 from mingpt.hooks import record
 from mingpt.model import GPT, GPTConfig
 from mingpt.pretrained import SafeTensors, write_safetensors
-from mingpt.checkpoints import save_torch
 
 CLOSE = dict(rtol=1e-4, atol=1e-4)
 SHAPES = [  # vocab_size, context, layers, heads, width, tied

@@ -17,11 +17,11 @@ import pytest
 from torch import distributed as dist
 
 from conftest import REPOSITORY
+from mingpt.checkpoints import load_torch
+from mingpt.files import read_text, write_json, write_text
 from mingpt.optim import OptimConfig
 from mingpt.processes import process_rank
 from mingpt.trainer import Trainer, TrainerConfig
-from mingpt.checkpoints import load_torch
-from mingpt.files import read_text, write_json, write_text
 from projects.birthplace import run as birthplace
 from projects.birthplace.dataset import WORLD
 from projects.chargpt import run as chargpt

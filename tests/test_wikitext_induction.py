@@ -11,8 +11,8 @@ import torch
 
 from conftest import REPOSITORY
 from mingpt.conv_attention import ConvAttentionConfig, ConvAttentionNet
-from mingpt.trainer import Trainer
 from mingpt.files import read_text, write_json
+from mingpt.trainer import Trainer
 from projects.wikitext_induction import faults
 from projects.wikitext_induction.ablations import ablate, one_further_back, smeared, without_previous
 from projects.wikitext_induction.handbuilt import handbuilt_net

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout's 
 
 from mingpt.bpe import BPETokenizer  # noqa: E402
 from mingpt.bpe_files import download_pretrained  # noqa: E402
-from mingpt.config import Parser  # noqa: E402
 from mingpt.command import one_line_errors  # noqa: E402
+from mingpt.config import Parser  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -23,8 +23,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
-from mingpt.config import Parser
 from mingpt.command import one_line_errors
+from mingpt.config import Parser
 from mingpt.files import read_text, write_json
 from mingpt.utils import has_fast_bfloat16
 from projects.benchmark.harness import Table, Timing, print_table, versions

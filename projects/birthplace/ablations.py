@@ -13,7 +13,6 @@ documents. Each question is asked once, and in four ways. Finished runs stay in 
 ablations.json, ablations.md and ablations.png.
 """
 
-import json
 import random
 import sys
 import time
@@ -28,11 +27,12 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
 from mingpt.batches import Batches
+from mingpt.checkpoints import fingerprint
+from mingpt.command import one_line_errors
 from mingpt.config import Parser, config_from_args, config_to_dict
+from mingpt.files import own_folder, read_json, remove_own, write_json, write_text
 from mingpt.plotting import COLORS, figure
 from mingpt.processes import process_count
-from mingpt.command import one_line_errors
-from mingpt.files import read_text, write_json, write_text
 from mingpt.utils import with_spread
 from projects.birthplace.dataset import documents_of, make_tokenizer, name_of, read_pairs
 from projects.birthplace.evaluate import marks_of_paraphrases, predict_with_paraphrases
@@ -239,27 +239,30 @@ def main(words: list[str] | None = None) -> None:
             recipe.pretrain.trainer, max_epochs=0, max_iters=steps, batch_size=0, batch_tokens=options.batch_tokens)))
         same = {"recipe": config_to_dict(recipe), "people": options.people if data == "cs224n" else 0, "data": data,
                 "data_dir": options.data_dir, "variant": options.variant, "reading_params_path": options.reading_params_path,
-                "vocabulary": tokenizer.characters}
+                "vocabulary": tokenizer.characters, "files": fingerprint(config_to_dict(files)),
+                "starting parameters": fingerprint(Path(options.reading_params_path)) if options.reading_params_path else ""}
 
-        runs: dict[str, list[dict]] = {name: [] for name in wanted(options, recipe)}
-        for seed in range(options.seed, options.seed + options.seeds):
-            for name in runs:
-                folder = out / f"{list(CHANGES).index(name):02}.seed{seed}"
-                path = folder / "result.json"
-                result = json.loads(read_text(path)) if options.resume and path.exists() else {}
-                if result.get("change") != name or result.get("same") != same:
-                    print(f"[seed {seed}] {name}")
-                    result = {"change": name, "seed": seed, "same": same,
-                              **run_one(CHANGES[name], recipe, files, tokenizer, options, seed, folder)}
-                    write_json(path, result)
-                    for checkpoint in folder.glob("*/checkpoint.pt"):
-                        checkpoint.unlink()
-                runs[name].append({key: value for key, value in result.items() if key not in ("change", "same")})
-        seeds = f"{options.seeds} seeds (mean ± standard deviation)" if options.seeds > 1 else "1 seed"
-        read = options.reading_params_path or f"{steps:,} steps of {options.batch_tokens:,} characters"
-        about = f"{len(files.dev.questions)} questions of {Path(files.dev.source).name}, {options.variant}, {read}, {seeds}"
-        report(runs, out, about)
-        print(f"\nWritten to {out}")
+        names = wanted(options, recipe)
+        with own_folder(out):
+            runs: dict[str, list[dict]] = {name: [] for name in names}
+            for seed in range(options.seed, options.seed + options.seeds):
+                for name in runs:
+                    folder = out / f"{list(CHANGES).index(name):02}.seed{seed}"
+                    path = folder / "result.json"
+                    result = read_json(path) if options.resume and path.exists() else {}
+                    if not isinstance(result, dict) or result.get("change") != name or result.get("same") != same:
+                        print(f"[seed {seed}] {name}")
+                        result = {"change": name, "seed": seed, "same": same,
+                                  **run_one(CHANGES[name], recipe, files, tokenizer, options, seed, folder)}
+                        write_json(path, result)
+                        for checkpoint in folder.glob("*/checkpoint.pt"):
+                            remove_own(checkpoint)
+                    runs[name].append({key: value for key, value in result.items() if key not in ("change", "same")})
+            seeds = f"{options.seeds} seeds (mean ± standard deviation)" if options.seeds > 1 else "1 seed"
+            read = options.reading_params_path or f"{steps:,} steps of {options.batch_tokens:,} characters"
+            about = f"{len(files.dev.questions)} questions of {Path(files.dev.source).name}, {options.variant}, {read}, {seeds}"
+            report(runs, out, about)
+            print(f"\nWritten to {out}")
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mingpt.config import Parser
-from mingpt.plotting import COLORS, figure
 from mingpt.command import one_line_errors
-from mingpt.files import read_text, write_json
+from mingpt.config import Parser
+from mingpt.files import own_folder, read_text, write_json
+from mingpt.plotting import COLORS, figure
 from mingpt.utils import pick_device
 from projects.birthplace.dataset import make_tokenizer, name_of, read_pairs
 from projects.birthplace.evaluate import confidences, marks_of_paraphrases, predict, predict_with_paraphrases
@@ -231,7 +231,8 @@ def main(words: list[str] | None = None) -> None:
         results = analyze(answers, prior, said_of_strangers, confidences(model, tokenizer, nobody, said_of_strangers))
         paraphrases = marks_of_paraphrases(together, each, questions.answers)
         print("Right in %, by the way of asking: " + "; ".join(f"{form} {percent:.1f}" for form, percent in paraphrases.items()))
-        write_json(out / f"{args.variant}.analysis.json", {"variant": args.variant, **results, "ways of asking": paraphrases})
-        plot(out / f"{args.variant}.analysis.png", answers, prior, said_of_strangers,
-             f"{args.variant} on {Path(args.corpus).resolve().parent.name}")
+        with own_folder(out):
+            write_json(out / f"{args.variant}.analysis.json", {"variant": args.variant, **results, "ways of asking": paraphrases})
+            plot(out / f"{args.variant}.analysis.png", answers, prior, said_of_strangers,
+                 f"{args.variant} on {Path(args.corpus).resolve().parent.name}")
         print(f"Written to {out}: {args.variant}.analysis.json, {args.variant}.analysis.png")

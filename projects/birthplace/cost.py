@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
+from mingpt.command import one_line_errors
 from mingpt.config import Parser
 from mingpt.optim import make_optimizers
-from mingpt.command import one_line_errors
 from mingpt.utils import keep_freed_memory, pick_device, pick_dtype
 from projects.birthplace.recipes import BLOCK_SIZE, build_model, get_recipe
 from projects.birthplace.variants import VARIANTS

@@ -29,8 +29,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
 from mingpt.char import CharTokenizer
-from mingpt.config import Parser
 from mingpt.command import one_line_errors
+from mingpt.config import Parser
 from mingpt.files import read_text
 
 PAD, MASK = "\u25a1", "\u2047"  # □ and ⁇, which no document contains; indices 0 and 1
@@ -79,6 +79,11 @@ class CharCorruptionDataset:
         for number, line in enumerate(text.split("\n"), 1):
             encode_line(tokenizer, line, source, number)
         self.set_epoch(0)
+
+    @property
+    def inputs(self) -> dict:
+        """What the examples are made of, by which a run is known."""
+        return {"corpus": self.documents}
 
     def set_epoch(self, epoch: int) -> None:
         """Draw other pieces from now on."""
@@ -210,6 +215,7 @@ class NameDataset:
     def __init__(self, text: str, tokenizer: CharTokenizer, block_size: int = 128, source: str = "the pairs"):
         self.tokenizer, self.block_size, self.source = tokenizer, block_size, source
         self.pairs = read_pairs(text, source, answers=True)
+        self.inputs = {"question-answer pairs": [pair[1:] for pair in self.pairs]}
         for number, question, answer in self.pairs:
             encode_line(tokenizer, question + MASK + answer + MASK, source, number, block_size)
 
@@ -236,6 +242,7 @@ class MixedDataset:
             raise ValueError(f"the share of the second dataset is {share}; it must be in [0, 1)")
         self.dataset, self.other, self.seed = dataset, other, seed
         self.pad_id = dataset.pad_id
+        self.inputs = {**other.inputs, **dataset.inputs}
         self.extra = round(len(dataset) * share / (1 - share))
         self.set_epoch(0)
 

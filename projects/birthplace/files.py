@@ -33,6 +33,11 @@ class Questions:
         """ValueError with file and line if a question, or a paraphrase, cannot be put to a model of that vocabulary and
         block size."""
         for number, question in zip(self.lines, self.questions):
+            if paraphrased and person(question):
+                for form in PARAPHRASES:
+                    if lacking := set(form.replace("{}", "")) - set(tokenizer.characters):
+                        raise ValueError(f"the corpus has no {min(lacking)!r}, which is in the paraphrase {form!r}; "
+                                         "evaluate without --paraphrases")
             for prompt in paraphrases(question) if paraphrased else [question]:
                 encode_line(tokenizer, prompt + MASK, self.source, number, longest=block_size - 1)
 

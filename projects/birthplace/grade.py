@@ -24,9 +24,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.command import one_line_errors
-from mingpt.files import read_text, write_json
+from mingpt.config import Parser, config_from_args, config_to_dict
+from mingpt.files import check_writable, own_folder, read_text, write_json
 from projects.birthplace import checks, sandbox
 from projects.birthplace.checks import Exam, Line, Malformed, full_or_nothing
 from projects.birthplace.dataset import documents_of, make_tokenizer, read_pairs
@@ -293,7 +293,9 @@ def main(words: list[str]) -> None:
     args = parser.parse_args(words)
     with one_line_errors():
         options = config_from_args(GradeOptions, args)
+        check_writable(Path(options.out) / "grade.json")
         report = grade(args.submission, options)
         print_report(report)
-        write_json(Path(options.out) / "grade.json", report)
+        with own_folder(options.out):
+            write_json(Path(options.out) / "grade.json", report)
         print(f"The same as JSON: {Path(options.out) / 'grade.json'}")

@@ -11,9 +11,9 @@ which compares with the solution.
 import ast
 from pathlib import Path
 
-from mingpt.config import Parser
 from mingpt.command import one_line_errors
-from mingpt.files import read_text, write_text
+from mingpt.config import Parser
+from mingpt.files import WRITTEN, own_folder, read_text, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = "projects/birthplace"
@@ -106,8 +106,10 @@ def handout(folder: Path) -> list[str]:
     table = "\n".join(["| file | function |", "|---|---|",
                        *(f"| `{name}` | `{function}` |" for name, listed in functions.items() for function in listed)])
     texts["README.md"] = read_text(ROOT / STUDY / "handout.md").replace("{functions}", table)
-    for name, text in texts.items():
-        write_text(folder / name, text)
+    with own_folder(folder):
+        for name, text in texts.items():
+            write_text(folder / name, text)
+        (folder / WRITTEN).unlink()  # all of it is the student's from now on
     return sorted(texts)
 
 

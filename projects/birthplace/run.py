@@ -39,10 +39,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
-from mingpt.config import Parser, config_from_args, config_to_dict
-from mingpt.processes import process_count
 from mingpt.command import one_line_errors
-from mingpt.files import read_text, write_json, write_text
+from mingpt.config import Parser, config_from_args, config_to_dict
+from mingpt.files import check_writable, is_own, own_folder, read_text, remove_own, write_json, write_text
+from mingpt.processes import process_count
 from mingpt.utils import pick_device, with_spread
 from projects.birthplace.files import PARAPHRASES, Files, Questions, data_named, load_files, read_questions, study_folder
 from projects.birthplace.dataset import documents_of, make_tokenizer, read_pairs
@@ -100,37 +100,50 @@ class StudyOptions:
 
 def study(variant: str, options: Options, study_options: StudyOptions, quick: bool) -> None:
     """Pretrain, finetune with and without pretraining, ask, mark, draw; once for each seed."""
-    started = time.perf_counter()
     data = data_named(study_options.data, study_options.data_dir)
     files = load_files(data, study_options.data_dir)
     recipe_name = options.recipe or ("quick" if quick else "world" if data == "world" else "salient")
     recipe, out = get_recipe(recipe_name), Path(options.out or study_folder(data, study_options.data_dir, quick))
-    introduce(files)
+    config = {"variant": variant, **config_to_dict(options), **config_to_dict(study_options), "data": data, "out": str(out),
+              "recipe": {"name": recipe_name, **config_to_dict(recipe)}, "threads": torch.get_num_threads(),
+              "torch": torch.__version__}
+    with own_folder(out):
+        started, runs = time.perf_counter(), []
+        introduce(files)
+        folders = {seed: out if study_options.seeds == 1 else out / f"seed{seed}"
+                   for seed in range(options.seed, options.seed + study_options.seeds)}
+        if not options.resume:
+            for folder in {out, *folders.values()}:
+                forget(folder, variant)
+        for seed, folder in folders.items():
+            runs.append(run_once(make_settings(variant, recipe, options, seed), files, folder))
+        report_study(variant, files, config, runs, out, time.perf_counter() - started)
+    if data == "world" and not study_options.data_dir:
+        print("The people of this world are invented. For the real assignment:  run.py --data cs224n")
 
-    runs = []
-    for seed in range(options.seed, options.seed + study_options.seeds):
-        settings = make_settings(variant, recipe, options, seed)
-        runs.append(run_once(settings, files, out if study_options.seeds == 1 else out / f"seed{seed}"))
 
+def forget(folder: Path, variant: str) -> None:
+    """Remove what an earlier study of the variant left here: a new one that is stopped must not be completed from it."""
+    for path in [*folder.glob(f"{variant}.*"), *folder.glob(f"{variant}.*/checkpoint.pt")]:
+        if path.is_file() and is_own(path):
+            remove_own(path)
+
+
+def report_study(variant: str, files: Files, config: dict, runs: list[dict], out: Path, seconds: float) -> None:
+    """The table, the figures and metrics.json of all runs."""
     rows = {"majority answer": "majority", "guess by frequency": "guess", "no pretraining": "nopretrain",
             "pretraining": "pretrain"}
     marks = {name: {row: [run[name][key] for run in runs] for row, key in rows.items()} for name in MARKS}
-    seconds = time.perf_counter() - started
     print_table(marks, files, seconds)
     trained_on = {"no pretraining": " (answers)",
-                  "after pretraining": " (answers and documents)" if recipe.mixed else " (answers)"}
+                  "after pretraining": " (answers and documents)" if config["recipe"]["mixed"] else " (answers)"}
     about = f"{variant} on {Path(files.corpus_source).resolve().parent.name}"
     plot_losses(out / f"{variant}.loss.png", [run["losses"]["pretraining"] for run in runs],
                 {name + counted: [run["losses"][name] for run in runs] for name, counted in trained_on.items()}, about)
     plot_accuracy(out / f"{variant}.accuracy.png", list(rows),
                   {MARKS[name]: list(those.values()) for name, those in marks.items()}, about)
-    config = {"variant": variant, **config_to_dict(options), **config_to_dict(study_options), "data": data, "out": str(out),
-              "recipe": {"name": recipe_name, **config_to_dict(recipe)}, "threads": torch.get_num_threads(),
-              "torch": torch.__version__}
     write_json(out / f"{variant}.metrics.json", {"config": config, "seconds": round(seconds, 1), "runs": runs})
     print(f"\nFigures, metrics, parameters and predictions are in {out}.")
-    if data == "world" and not study_options.data_dir:
-        print("The people of this world are invented. For the real assignment:  run.py --data cs224n")
 
 
 def run_once(settings: Settings, files: Files, out: Path) -> dict:
@@ -344,7 +357,8 @@ def main() -> None:
     if sys.argv[1:] and sys.argv[1] in OTHERS:
         return importlib.import_module(f"projects.birthplace.{OTHERS[sys.argv[1]]}").main(sys.argv[2:])
     parser = Parser(description=__doc__)
-    parser.add_argument("command", nargs="?", default="study", choices=COMMANDS)
+    commands = [*COMMANDS, *(name for name in OTHERS if not name.startswith("-"))]
+    parser.add_argument("command", nargs="?", default="study", choices=commands)
     parser.add_argument("variant", nargs="?", default="vanilla", choices=list(VARIANTS))
     parser.add_argument("corpus", nargs="?", help="pretraining corpus, one document a line (wiki.txt)")
     parser.add_argument("--quick", action="store_true", help="the study in seconds, with a tiny model")
@@ -362,6 +376,8 @@ def main() -> None:
     args = parser.parse_args()
     with one_line_errors():
         options = config_from_args(Options, args)
+        if args.command in OTHERS:
+            raise ValueError(f"{args.command} has flags of its own, so it comes first: run.py {args.command} ...")
         refuse_unused(args)
         if process_count() > 1 and args.command not in ("pretrain", "finetune"):
             raise ValueError(f"{args.command} runs in one process; torchrun is for pretrain and finetune")
@@ -371,6 +387,9 @@ def main() -> None:
             return london(args)
         if args.corpus is None:
             raise ValueError(f"{args.command} needs a corpus: run.py {args.command} {args.variant} wiki.txt ...")
+        for path in (args.writing_params_path, args.outputs_path):
+            if path:
+                check_writable(path)
         recipe = get_recipe(options.recipe or ("quick" if args.quick else "salient"))
         settings = make_settings(args.variant, recipe, options, options.seed)
         command = {"pretrain": pretrain, "finetune": finetune, "evaluate": evaluate}[args.command]

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mingpt.char import CharTokenizer
+from mingpt.checkpoints import load_torch, save_torch
 from mingpt.config import config_from_dict
 from mingpt.model import GPT, GPTConfig
 from mingpt.processes import is_first_process
 from mingpt.trainer import Trainer
-from mingpt.checkpoints import load_torch, save_torch
 from mingpt.utils import set_seed
 from projects.birthplace.recipes import Phase, Recipe, build_model
 
@@ -41,13 +41,15 @@ def train(settings: Settings, phase: Phase, model: GPT, tokenizer: CharTokenizer
           out_dir: str | os.PathLike) -> list[float]:
     """Train `model` in place; metrics.jsonl and checkpoint.pt go to `out_dir`.
 
-    Returns the loss of each step, those before a resumption included (in the first of several processes).
+    Returns the loss of each step, those before a resumption included (in the first of several processes). A resumption
+    with other documents, pairs or starting parameters is refused.
     """
     config = replace(phase.trainer, seed=settings.seed, device=settings.device, dtype=settings.dtype,
                      checkpoint_interval=settings.checkpoint_interval)
     trainer = Trainer(config, phase.optim, model, dataset, out_dir=out_dir,
                       extra={"variant": settings.variant, "model": asdict(model.config),
-                             "vocabulary": tokenizer.characters})
+                             "vocabulary": tokenizer.characters},
+                      inputs={**dataset.inputs, "starting parameters": model.state_dict()})
     trainer.run(resume=settings.resume)
     if not is_first_process():
         return []

@@ -22,9 +22,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from mingpt.config import Parser, config_from_args
 from mingpt.command import one_line_errors
-from mingpt.files import atomic_path, write_json
+from mingpt.config import Parser, config_from_args
+from mingpt.files import atomic_path, own_folder, write_json
 from projects.birthplace.evaluate import score
 from projects.birthplace.files import Files, data_named, load_files, study_folder
 from projects.birthplace.grade import (REQUIRED, GradeOptions, check_count, files_of, grade, print_report,
@@ -106,6 +106,12 @@ def submit(options: SubmitOptions) -> dict:
         raise ValueError(f"{out}: no such folder; `run.py study` writes there, but with --quick elsewhere; tell --out")
     collected = collect(out, Path(options.code), options.partial)
     check_predictions(collected, load_files(data, options.data_dir))
+    with own_folder(out):
+        return write_and_grade(out, collected, options)
+
+
+def write_and_grade(out: Path, collected: dict[str, Path], options: SubmitOptions) -> dict:
+    """Write submission.zip and grade.json into the folder. Returns the grade."""
     write_zip(out / "submission.zip", collected)
     code = sum(name.endswith(".py") for name in collected)
     print(f"{out / 'submission.zip'}: {len(collected) - code} files of predictions and parameters, {code} of code, "

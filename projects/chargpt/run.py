@@ -19,11 +19,11 @@ from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
-from mingpt.config import Parser, config_from_args, config_from_dict, config_to_dict
-from mingpt.processes import first_process_first, is_first_process
 from mingpt.checkpoints import load_torch
 from mingpt.command import one_line_errors
+from mingpt.config import Parser, config_from_args, config_from_dict, config_to_dict
 from mingpt.files import write_json, write_text
+from mingpt.processes import first_process_first, is_first_process
 from mingpt.utils import pick_device, set_seed
 from projects.chargpt.corpus import read_description
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mingpt.hooks import record
 from mingpt.files import write_text
+from mingpt.hooks import record
 
 TEMPLATE = Path(__file__).with_name("page.html")
 THUMB = 48  # most pixels along a side of a small pattern

@@ -31,8 +31,8 @@ from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
-from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.command import one_line_errors
+from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.files import write_json
 from mingpt.utils import pick_device
 from projects.gpt2_heads.mechanism.options import STUDY_NAMES, AllOptions, MechanismOptions

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mingpt.checkpoints import load_torch, save_torch
 from mingpt.model import GPT, GPTConfig
 from mingpt.optim import OptimConfig
 from mingpt.trainer import Trainer, TrainerConfig
-from mingpt.checkpoints import load_torch, save_torch
 from mingpt.utils import set_seed
 from projects.gpt2_heads.scores import repeat_losses, score_heads
 

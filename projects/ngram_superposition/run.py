@@ -28,8 +28,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
-from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.command import one_line_errors
+from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.files import write_json
 from mingpt.utils import keep_freed_memory
 from projects.ngram_superposition import experiments, faults, scaling

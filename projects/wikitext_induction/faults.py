@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from data.wikitext2.generate import generate
 from mingpt.conv_attention import AttentionAttentionNet, CausalConv, ConvAttentionConfig, ConvNet, Net
+from mingpt.files import write_json
 from mingpt.hooks import record
 from mingpt.optim import OptimConfig
 from mingpt.trainer import Trainer, TrainerConfig
-from mingpt.files import write_json
 from mingpt.utils import set_seed
 from projects.wikitext_induction.nets import VARIANTS, build
 from projects.wikitext_induction.taps import PUBLISHED, uniform_bound

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from mingpt.bpe import BPETokenizer
-from mingpt.conv_attention import ConvAttentionConfig, Net
-from mingpt.hooks import record
 from mingpt.checkpoints import load_torch
+from mingpt.conv_attention import ConvAttentionConfig, Net
 from mingpt.files import read_text, write_json, write_text
+from mingpt.hooks import record
 from mingpt.utils import with_spread
 from projects.wikitext_induction.figures import (plot_ablations, plot_curves, plot_dursley, plot_phase_change,
                                                  plot_summary, plot_taps, seeds_of)

@@ -24,11 +24,11 @@ from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
-from mingpt.config import Parser, config_from_args, config_to_dict
-from mingpt.processes import first_process_first, is_first_process, process_count
 from mingpt.checkpoints import save_torch
 from mingpt.command import one_line_errors
+from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.files import read_text, write_json, write_text
+from mingpt.processes import first_process_first, is_first_process, process_count
 from mingpt.utils import pick_device
 from projects.wikitext_induction.faults import show_faults
 from projects.wikitext_induction.nets import VARIANTS, parse_names

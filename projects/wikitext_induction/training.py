@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mingpt.conv_attention import Net
+from mingpt.files import read_text, write_json
 from mingpt.optim import OptimConfig
 from mingpt.processes import is_first_process, lost_processes_named
 from mingpt.trainer import Trainer, TrainerConfig
-from mingpt.files import read_text, write_json
 from mingpt.utils import set_seed
 from projects.wikitext_induction.ablations import ablate
 from projects.wikitext_induction.measures import chance, in_context_learning, measure_quotation, measure_repeats
