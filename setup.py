@@ -1,4 +1,10 @@
-from setuptools import find_namespace_packages, setup
+"""Installs `mingpt` alone, to be used from anywhere: `pip install .`, or `pip install -e .` to go on editing it.
+
+The studies need no installation. Each of their scripts puts its own checkout first on the path, so that it runs the code
+beside it, whatever is installed; and names as general as `projects` and `data` would get in other packages' way.
+"""
+
+from setuptools import setup
 
 setup(
     name="mingpt-studies",
@@ -6,8 +12,8 @@ setup(
     description="A small GPT to read, and studies of transformers that run on a laptop",
     license="MIT",
     python_requires=">=3.10",
-    packages=find_namespace_packages(include=["mingpt", "projects", "projects.*", "data", "data.*"]),
-    package_dir={"": "."},  # the checkout itself, so that an editable install also finds its data
-    install_requires=["torch>=2.6", "numpy", "matplotlib", "tqdm", "requests"],
+    packages=["mingpt"],
+    # The lowest releases that the tests pass with. torch 2.6: before it, weights_only=True could run code from a file.
+    install_requires=["torch>=2.6", "numpy>=1.26", "matplotlib>=3.8", "tqdm>=4.66", "requests>=2.31"],
     extras_require={"test": ["pytest", "pytest-xdist", "hypothesis", "regex", "scipy", "transformers", "tiktoken", "tokenizers"]},
 )

@@ -1,8 +1,12 @@
 """What the tests share. They run on the CPU, offline, and write only under pytest's temporary folders."""
 
 import os
+import signal
+import sys
 from pathlib import Path
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what it runs in the background; commands leave it so
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before torch is imported: with models this small, two threads wait for each other longer than they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -10,6 +14,7 @@ import pytest
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))  # this checkout is what is tested, from whatever folder and whatever is installed
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
 
 

@@ -98,17 +98,18 @@ def test_filling_the_bodies_back_in_makes_the_grader_pass(starter, tmp_path, env
                         "vanilla: they are what the parameters answer", "rope: they are what the parameters answer"}
     assert report["points"] == report["of"] == 89
 
-    # The code is ours to the letter, so that it would answer the same once more.
-    monkeypatch.setattr(sandbox, "run_untrusted", lambda *_: world.answered())
     monkeypatch.setattr(sandbox, "run_ours", world.ask_here)
-    full = grade(str(out / "submission.zip"),
-                 GradeOptions(data_dir=str(world.data()), full_marks_at=75.0, seed=world.SEED))
+    with world.forking():
+        full = grade(str(out / "submission.zip"),
+                     GradeOptions(data_dir=str(world.data()), full_marks_at=75.0, seed=world.SEED))
     assert full["points"] == full["of"] == 100
 
 
-def test_blank_code_gets_the_points_of_what_is_not_blank(starter, tmp_path):
+def test_blank_code_gets_the_points_of_what_is_not_blank(starter, tmp_path, monkeypatch):
     write_zip(tmp_path / "s.zip", collect(world.out(), starter, partial=False))
-    report = grade(str(tmp_path / "s.zip"), GradeOptions(data_dir=str(world.data()), full_marks_at=75.0))
+    monkeypatch.setattr(sandbox, "run_ours", world.ask_here)
+    with world.forking():
+        report = grade(str(tmp_path / "s.zip"), GradeOptions(data_dir=str(world.data()), full_marks_at=75.0))
     marks = {line["name"]: (line["points"], line["reason"]) for line in report["lines"]}
     assert marks["vocabulary: PAD, MASK, the sorted characters"][0] == 3 and marks["vanilla: causal"][0] == 6
     assert marks["rope: causal"] == (0, "NotImplementedError: rotate: to be written")

@@ -295,7 +295,8 @@ def test_all_experiments_run_quickly_and_leave_figures_and_numbers(tmp_path, mon
     assert len((tmp_path / "scaling.csv").read_text().splitlines()) == 1 + 6 * 2 * 2
     faults = {row["fault"]: row for row in json.loads((tmp_path / "faults.json").read_text())["numbers"]["rows"]}
     assert len(faults) == 9
-    assert faults["skips do not reach the model"]["notebook"] == 0 != faults["skips do not reach the model"]["right"]
+    effect = faults["skips do not reach the model"]  # of models trained side by side: places in a batch round differently
+    assert abs(effect["notebook"]) < 1e-6 and abs(effect["right"]) > 1e-5
     assert faults["the freezing cell omits freeze_pos"]["notebook"] == "KeyError: 'freeze_pos'"
     assert faults["the freezing cell omits freeze_pos"]["right"] == "positions, O"
     assert faults["LowRank called in an old order"]["notebook"].endswith(

@@ -22,6 +22,8 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
+
 from mingpt.command import one_line_errors, printable, way_to_go_on
 from mingpt.config import Parser
 from mingpt.files import own_folder, read_json, read_text, write_json

@@ -14,6 +14,7 @@ ablations.json, ablations.md and ablations.png.
 """
 
 import random
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,6 +22,9 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
 from mingpt.batches import Batches
 from mingpt.checkpoints import fingerprint

@@ -19,10 +19,14 @@ To see some:   python projects/birthplace/dataset.py namedata
 
 import random
 import re
+import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
 from mingpt.char import CharTokenizer
 from mingpt.command import one_line_errors

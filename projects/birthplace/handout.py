@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STUDY = "projects/birthplace"
 PRIVATE = (f"{STUDY}/reference.py",)
 DATA = (*(f"data/birthplace_world/*.{kind}" for kind in ("tsv", "txt", "py", "md")), "data/cs224n_a5/prepare.py",
-        "requirements.txt", "LICENSE")
+        "projects/__init__.py", "data/__init__.py", "requirements.txt", "LICENSE")
 
 
 def read_list(path: Path) -> dict[str, list[str]]:

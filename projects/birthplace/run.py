@@ -37,6 +37,8 @@ from typing import Annotated
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
+
 from mingpt.command import one_line_errors
 from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.files import check_writable, is_own, own_folder, read_text, remove_own, write_json, write_text

@@ -14,10 +14,13 @@ run at a time, and a new run takes the old model's place only when everything ab
 """
 
 import math
+import sys
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace as changed
 from pathlib import Path, PurePath
 from typing import Annotated
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
 from mingpt.checkpoints import fingerprint, load_torch
 from mingpt.command import Stopped, one_line_errors

@@ -23,11 +23,14 @@ How do induction heads work? Each of these writes to mechanism/ in the folder:
     run.py all --model handbuilt --length 12  on a model whose heads were written down: every answer is known
 """
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
 from mingpt.command import one_line_errors, way_to_go_on
 from mingpt.config import Parser, config_from_args, config_to_dict

@@ -25,9 +25,12 @@ With --resume an experiment whose result is there, from the same settings, seeds
 was cut short starts again. The numbers are then those of an unbroken run.
 """
 
+import sys
 import time
 from dataclasses import fields
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
 from mingpt.checkpoints import read_sealed, write_sealed
 from mingpt.command import one_line_errors, way_to_go_on
