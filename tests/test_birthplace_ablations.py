@@ -1,14 +1,18 @@
 """The ablations of birthplace: what each changes, who is asked, and that finished runs are kept."""
 
 import json
+import os
 import re
+import signal
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from conftest import REPOSITORY
 from mingpt.files import read_text, write_text
+from mingpt.trainer import Trainer
 from projects.birthplace import ablations
 from projects.birthplace.ablations import CHANGES, AblationOptions, laboratory
 from projects.birthplace.dataset import make_tokenizer, name_of, read_pairs
@@ -81,7 +85,15 @@ def test_the_laboratory_holds_questions_out():
         laboratory(files, 3)
 
 
-def test_runs_are_kept(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def short(monkeypatch, coarse_figures):
+    """Two steps of finetuning."""
+    recipe = get_recipe("quick")
+    recipe = replace(recipe, finetune=replace(recipe.finetune, trainer=replace(recipe.finetune.trainer, max_iters=2)))
+    monkeypatch.setattr(ablations, "get_recipe", lambda name: recipe)
+
+
+def test_runs_are_kept(tmp_path, monkeypatch, capsys, short):
     words = ("--recipe", "quick", "--max_iters", 2, "--only", "recipe; half the readings", "--seeds", 2, "--device", "cpu",
              "--out", tmp_path)
     monkeypatch.setattr(ablations, "predict_with_paraphrases", lambda model, tokenizer, questions: (
@@ -101,6 +113,41 @@ def test_runs_are_kept(tmp_path, monkeypatch, capsys):
     run(monkeypatch, *words, "--resume")
     again = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}
     assert sum(again[path] != times[path] for path in times) == 1
+    capsys.readouterr()
+    changed = replace(load_files("world"), train=load_files("world").train.replace("Vienna", "Rome"))
+    monkeypatch.setattr(ablations, "load_files", lambda *names: changed)
+    run(monkeypatch, *words[:4], "--only", "recipe", *words[6:], "--resume")
+    assert capsys.readouterr().out.count("of another run, with other settings or data, or damaged; it is made again") == 2
+
+
+def test_a_stopped_ablation_goes_on_and_a_new_one_takes_nothing_from_it(assignment, tmp_path, monkeypatch, capsys, short):
+    words = ("--data_dir", assignment, "--people", 8, "--recipe", "quick", "--max_iters", 4, "--only", "recipe; half the readings",
+             "--device", "cpu", "--out")
+    monkeypatch.setattr(ablations, "predict_with_paraphrases", lambda model, tokenizer, questions: (
+        [str(model.transformer.wte.weight.sum().item())] * len(questions), [["Oslo"] * 4] * len(questions)))
+    run(monkeypatch, *words, tmp_path / "whole")
+    (tmp_path / "whole" / "ablations.txt").write_text("the user's")
+    step, done = Trainer.step, []
+
+    def stopped(trainer):
+        done.append(str(trainer.out_dir))
+        if len(done) == 8:  # the second step of the second run
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", stopped)
+    for out in ("whole", "parts"):
+        done.clear()
+        with pytest.raises(SystemExit) as ended:
+            run(monkeypatch, *words, tmp_path / out)
+        assert ended.value.code == 143 and "the same command with --resume goes on from there" in capsys.readouterr().err.splitlines()[-1]
+        assert not (tmp_path / out / "ablations.json").exists() and len(list((tmp_path / out).glob("*/result.json"))) == 1
+    assert (tmp_path / "whole" / "ablations.txt").exists()
+    monkeypatch.setattr(Trainer, "step", lambda trainer: done.append(str(trainer.out_dir)) or step(trainer))
+    done.clear()
+    run(monkeypatch, *words, tmp_path / "parts", "--resume")
+    assert [Path(folder).name for folder in done] == ["finetune"] * 2, "what was done is not done again"
+    assert not list((tmp_path / "parts").rglob("checkpoint.pt"))
 
 
 @pytest.mark.parametrize("words, message", [
@@ -126,14 +173,14 @@ def assignment(tmp_path):
     return tmp_path
 
 
-def test_a_part_of_the_assignments_people(assignment, tmp_path, monkeypatch):
+def test_a_part_of_the_assignments_people(assignment, tmp_path, monkeypatch, short):
     run(monkeypatch, "--data_dir", assignment, "--people", 8, "--recipe", "quick", "--max_iters", 2, "--device", "cpu", "--only", "recipe",
         "--out", tmp_path / "out")
     saved = json.loads(read_text(tmp_path / "out" / "ablations.json"))
     assert saved["runs"]["recipe"][0]["questions"] == 2 and "2 questions of birth_places_train.tsv, vanilla" in saved["about"]
 
 
-def test_finetuning_alone(assignment, tmp_path, monkeypatch, error_line):
+def test_finetuning_alone(assignment, tmp_path, monkeypatch, error_line, short):
     tokenizer, settings = make_tokenizer(read_text(assignment / "wiki.txt")), Settings("rope", get_recipe("quick"))
     save_parameters(tmp_path / "p", settings, new_model(settings, tokenizer), tokenizer)
     words = ("--data_dir", assignment, "--recipe", "quick", "--variant", "rope", "--reading_params_path", tmp_path / "p",

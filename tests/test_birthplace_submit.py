@@ -122,6 +122,27 @@ def test_an_empty_corpus_ends_in_one_line(command, message, tmp_path, monkeypatc
     assert message in error_line(run, monkeypatch, command, *words)
 
 
+def test_a_submission_may_lie_in_one_folder(tmp_path):
+    """As file managers pack a folder, and unpack it."""
+    inside = ["rope.pretrain.dev.predictions", "mingpt/model.py", "projects/birthplace/run.py"]
+    others = ["__MACOSX/hand in/._rope.pretrain.dev.predictions", "hand in/.DS_Store"]
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        for name in [*(f"hand in/{name}" for name in inside), *others]:
+            archive.writestr(name, "x\n")
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        for name in ("one/" + inside[0], "two/" + inside[0]):
+            archive.writestr(name, "x\n")
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        archive.extractall(tmp_path / "unpacked")
+    for number, submission in enumerate((tmp_path / "s.zip", tmp_path / "unpacked", tmp_path / "two.zip")):
+        to = tmp_path / str(number)
+        to.mkdir()
+        ignored = sandbox.unpack(submission, to)
+        found = sorted(path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file())
+        assert found == ([] if submission.name == "two.zip" else sorted(inside))
+        assert number or sorted(ignored) == sorted(others)
+
+
 def test_options_have_help(monkeypatch, capsys):
     for command in ("submit", "grade", "handout"):
         with pytest.raises(SystemExit) as ended:

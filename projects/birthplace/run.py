@@ -81,6 +81,10 @@ class Options:
     resume: Annotated[bool, "true: go on from the checkpoints in the folder"] = False
     checkpoint_interval: Annotated[int, "steps between checkpoints"] = 500
 
+    def __post_init__(self):
+        if self.bottleneck_dim < 0:
+            raise ValueError(f"--bottleneck_dim is {self.bottleneck_dim}; it must be at least 1, or 0 for what --help says")
+
 
 @dataclass(frozen=True)
 class StudyOptions:
@@ -358,12 +362,15 @@ def make_settings(variant: str, recipe: Recipe, options: Options, seed: int) -> 
 
 
 def refuse_unused(args) -> None:
-    """A flag that the command would not look at is a misunderstanding."""
+    """ValueError for a flag that the command would not look at, which is a misunderstanding, and for a number that cannot be."""
     for name in sorted(set().union(*COMMANDS.values()) - COMMANDS[args.command]):
         if getattr(args, name, None) not in (None, "") and getattr(args, name) is not False:
             *others, taker = [command for command, flags in COMMANDS.items() if name in flags]
             who = f"{', '.join(others)} and {taker} do" if others else f"only {taker} does"
             raise ValueError(f"{args.command} takes no --{name}; {who}")
+    for name in ("pretrain_lr", "finetune_lr", "max_epochs"):
+        if (value := getattr(args, name)) is not None and value <= 0:
+            raise ValueError(f"--{name} is {value}; it must be positive")
     if args.corpus is not None and args.command in ("study", "london"):
         raise ValueError(f"{args.command} takes no corpus ({args.corpus}); see --help")
 

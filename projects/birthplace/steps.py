@@ -10,7 +10,7 @@ import torch
 from mingpt.char import CharTokenizer
 from mingpt.checkpoints import fingerprint, load_torch, save_torch
 from mingpt.config import config_from_dict
-from mingpt.files import short, short_name
+from mingpt.files import short_name
 from mingpt.model import GPT, GPTConfig
 from mingpt.processes import is_first_process
 from mingpt.trainer import Trainer, TrainerConfig
@@ -98,7 +98,7 @@ def model_from(saved, path: str | os.PathLike, settings: Settings, tokenizer: Ch
             not all(isinstance(name, str) for name in [*saved["config"], *saved["model"]]):
         raise ValueError(f"{path}: not written by `run.py pretrain` or `run.py finetune`")
     if saved["variant"] != settings.variant:
-        raise ValueError(f"{path}: parameters of variant {short(saved['variant'])}, not {settings.variant}")
+        raise ValueError(f"{path}: parameters of variant {short_name(saved['variant'])}, not {settings.variant}")
     if saved["vocabulary"] != tokenizer.characters:
         raise ValueError(f"{path}: parameters for another vocabulary ({len(saved['vocabulary'])} characters, the corpus "
                          f"has {tokenizer.vocab_size}); give the corpus that the model was pretrained on")
