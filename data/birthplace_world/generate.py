@@ -9,11 +9,18 @@ the place. So a model that answers questions about people it was never *asked* a
 """
 
 import argparse
+import contextlib
 import inspect
 import os
 import random
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout's mingpt, installed or not
+
+from mingpt.command import describe  # noqa: E402
+from mingpt.files import own_folder, write_text  # noqa: E402
 
 # No given name and surname below make a full name that is part of another one: surnames are not prefixes of each
 # other, so "this person is in no document" can be checked by searching for the name.
@@ -255,15 +262,8 @@ def generate(seed: int = 0, people: int = 120, train: int = 70, dev: int = 40, c
 
 def write(folder: str | os.PathLike, files: dict[str, str]) -> None:
     """Write `files` (name -> text) into `folder`, made if need be: UTF-8, LF, each file whole or not at all."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        temporary = folder / f"{name}.{os.getpid()}.tmp"
-        try:
-            temporary.write_bytes(text.encode("utf-8"))  # bytes: text mode would write CRLF on Windows
-            os.replace(temporary, folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text(Path(folder) / name, text)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -279,9 +279,11 @@ def main(arguments: list[str] | None = None) -> None:
     folder = options.pop("out")
     try:
         files = generate(**options)
-        write(folder, files)
+        # The committed files may be replaced; elsewhere, files of these names may be the assignment's own.
+        with contextlib.nullcontext() if folder.resolve() == here else own_folder(folder):
+            write(folder, files)
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.error(describe(error))
     for name, text in files.items():
         print(f"{name}: {len(text.splitlines())} lines, {len(text.encode('utf-8'))} bytes")
 
