@@ -9,14 +9,14 @@
 Every run takes the same number of steps of the same size, but for those with half and twice the readings; so a change
 that makes the examples longer reads each document fewer times. On the assignment's files dev is left alone: of the
 training questions of --people people three in four are trained on, and the rest are asked; the corpus is those people's
-documents. Each question is asked once, and in four ways. Finished runs stay in --out, and --resume keeps them. Writes
-ablations.json, ablations.md and ablations.png.
+documents. Each question is asked once, and in four ways. Finished runs stay in --out, and --resume keeps them, and goes on
+with the one that was stopped. Writes ablations.json, ablations.md and ablations.png.
 """
 
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -28,17 +28,17 @@ if __name__ == "__main__":
 
 from mingpt.batches import Batches
 from mingpt.checkpoints import fingerprint
-from mingpt.command import one_line_errors
+from mingpt.command import one_line_errors, way_to_go_on
 from mingpt.config import Parser, config_from_args, config_to_dict
-from mingpt.files import own_folder, read_json, remove_own, write_json, write_text
+from mingpt.files import is_own, own_folder, read_json, remove_own, write_json, write_text
 from mingpt.plotting import COLORS, figure
 from mingpt.processes import process_count
-from mingpt.utils import with_spread
+from mingpt.utils import pick_device, pick_dtype, set_seed, with_spread
 from projects.birthplace.dataset import documents_of, make_tokenizer, name_of, read_pairs
 from projects.birthplace.evaluate import marks_of_paraphrases, predict_with_paraphrases
 from projects.birthplace.files import Files, Questions, data_named, load_files, person
 from projects.birthplace.recipes import BLOCK_SIZE, RECIPES, Recipe, finetuning_data, get_recipe, pretraining_data
-from projects.birthplace.steps import Settings, load_parameters, new_model, train, with_rate
+from projects.birthplace.steps import Settings, load_parameters, new_model, train, trainer_config, with_rate
 from projects.birthplace.variants import VARIANTS
 
 
@@ -153,12 +153,16 @@ def laboratory(files: Files, people: int) -> Files:
     return replace(files, corpus=corpus, train="".join(f"{question}\t{answer}\n" for _, question, answer in kept), dev=dev)
 
 
+def make_settings(variant: str, recipe: Recipe, seed: int, options: AblationOptions) -> Settings:
+    """What is the same for every step of a run. Its checkpoints are for signals alone."""
+    return Settings(variant, recipe, seed, device=options.device, dtype=options.dtype, resume=options.resume, checkpoint_interval=0)
+
+
 def run_one(change: Change, recipe: Recipe, files: Files, tokenizer, options: AblationOptions, seed: int, out: Path) -> dict:
     """One run with one change. Returns the share of right answers, in percent, and what else one may want to know."""
     started = time.perf_counter()
     recipe = change.recipe(recipe)
-    settings = Settings(change.variant or options.variant, recipe, seed, device=options.device, dtype=options.dtype,
-                        checkpoint_interval=0)
+    settings = make_settings(change.variant or options.variant, recipe, seed, options)
     if options.reading_params_path:
         model, read = load_parameters(options.reading_params_path, settings, tokenizer), []
     else:
@@ -215,6 +219,20 @@ def wanted(options: AblationOptions, recipe: Recipe) -> list[str]:
     return names
 
 
+def is_run(result, name: str, same: dict) -> bool:
+    """Whether what a result.json held is the whole result of that change, on the same data and with the same settings."""
+    return isinstance(result, dict) and result.get("change") == name and result.get("same") == same and \
+        all(isinstance(result.get(key), kind) for key, kind in
+            (("percent", float), ("percent in four ways", float), ("seed", int), ("steps", int)))
+
+
+def forget(paths: Iterable[Path]) -> None:
+    """Remove those of the files that a run of ours wrote."""
+    for path in paths:
+        if path.is_file() and is_own(path):
+            remove_own(path)
+
+
 def main(words: list[str] | None = None) -> None:
     """Read the command line, run, report."""
     parser = Parser(prog="run.py ablate", description=__doc__)
@@ -238,25 +256,33 @@ def main(words: list[str] | None = None) -> None:
         recipe = replace(recipe, pretrain=replace(recipe.pretrain, trainer=replace(
             recipe.pretrain.trainer, max_epochs=0, max_iters=steps, batch_size=0, batch_tokens=options.batch_tokens)))
         same = {"recipe": config_to_dict(recipe), "people": options.people if data == "cs224n" else 0, "data": data,
-                "data_dir": options.data_dir, "variant": options.variant, "reading_params_path": options.reading_params_path,
-                "vocabulary": tokenizer.characters, "files": fingerprint(config_to_dict(files)),
+                "variant": options.variant, "vocabulary": tokenizer.characters,
+                "files": fingerprint([files.corpus, files.train, files.dev.questions, files.dev.answers]),
                 "starting parameters": fingerprint(Path(options.reading_params_path)) if options.reading_params_path else ""}
 
         names = wanted(options, recipe)
-        with own_folder(out):
+        pick_dtype(options.dtype, pick_device(options.device))
+        for seed in (options.seed, options.seed + options.seeds - 1):
+            trainer_config(make_settings(options.variant, recipe, seed, options), recipe.pretrain)
+            set_seed(seed)
+        with own_folder(out), way_to_go_on(f"finished runs are kept in {out}, and the same command with --resume goes on from there"):
+            if not options.resume:  # what is stopped half way must not be completed from an older run
+                forget([*out.glob("ablations.*"), *out.glob("*.seed*/result.json"), *out.glob("*.seed*/*/checkpoint.pt")])
             runs: dict[str, list[dict]] = {name: [] for name in names}
             for seed in range(options.seed, options.seed + options.seeds):
                 for name in runs:
                     folder = out / f"{list(CHANGES).index(name):02}.seed{seed}"
                     path = folder / "result.json"
                     result = read_json(path) if options.resume and path.exists() else {}
-                    if not isinstance(result, dict) or result.get("change") != name or result.get("same") != same:
+                    if not is_run(result, name, same):
+                        if result:
+                            print(f"{path}: of another run, with other settings or data, or damaged; it is made again")
+                            forget([path, *folder.glob("*/checkpoint.pt")])
                         print(f"[seed {seed}] {name}")
                         result = {"change": name, "seed": seed, "same": same,
                                   **run_one(CHANGES[name], recipe, files, tokenizer, options, seed, folder)}
                         write_json(path, result)
-                        for checkpoint in folder.glob("*/checkpoint.pt"):
-                            remove_own(checkpoint)
+                        forget(folder.glob("*/checkpoint.pt"))
                     runs[name].append({key: value for key, value in result.items() if key not in ("change", "same")})
             seeds = f"{options.seeds} seeds (mean ± standard deviation)" if options.seeds > 1 else "1 seed"
             read = options.reading_params_path or f"{steps:,} steps of {options.batch_tokens:,} characters"

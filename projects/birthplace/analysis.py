@@ -15,16 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
+from mingpt.checkpoints import fingerprint, load_torch
 from mingpt.command import one_line_errors
 from mingpt.config import Parser
 from mingpt.files import own_folder, read_text, write_json
 from mingpt.plotting import COLORS, figure
 from mingpt.utils import pick_device
-from projects.birthplace.dataset import make_tokenizer, name_of, read_pairs
+from projects.birthplace.dataset import documents_of, make_tokenizer, name_of, read_pairs
 from projects.birthplace.evaluate import confidences, marks_of_paraphrases, predict, predict_with_paraphrases
 from projects.birthplace.files import PARAPHRASES, Questions, person, read_questions, strangers
 from projects.birthplace.recipes import BLOCK_SIZE, get_recipe
-from projects.birthplace.steps import Settings, load_parameters
+from projects.birthplace.steps import Settings, model_from
 from projects.birthplace.variants import VARIANTS
 
 PARAPHRASED = f"different answers to {len(PARAPHRASES)} ways of asking"
@@ -202,6 +203,15 @@ def mean(values: list) -> float:
     return float(np.mean(values)) if values else 0.0
 
 
+def read_model(path: str, variant: str, corpus: str, corpus_path: str, tokenizer):
+    """The model of a file of parameters. ValueError if it has read other documents than the corpus, even of the same characters."""
+    saved = load_torch(path)
+    model = model_from(saved, path, Settings(variant, get_recipe("salient")), tokenizer)
+    if saved.get("corpus") not in (None, "", fingerprint(documents_of(corpus))):
+        raise ValueError(f"{corpus_path}: not the corpus that the model of {path} has read, though of the same characters; give that one")
+    return model
+
+
 def main(words: list[str] | None = None) -> None:
     """Read the command line, ask, sort, draw."""
     parser = Parser(prog="run.py analyze", description=__doc__)
@@ -215,23 +225,22 @@ def main(words: list[str] | None = None) -> None:
     with one_line_errors():
         corpus, out = read_text(args.corpus), Path(args.out or Path(args.reading_params_path).parent)
         tokenizer = make_tokenizer(corpus, args.corpus)
-        model = load_parameters(args.reading_params_path, Settings(args.variant, get_recipe("salient")), tokenizer)
-        model.to(pick_device(args.device))
+        model = read_model(args.reading_params_path, args.variant, corpus, args.corpus, tokenizer).to(pick_device(args.device))
         questions = read_questions(args.eval_corpus_path)
         if not questions.answered:
             raise ValueError(f"{args.eval_corpus_path}: no answers; the analysis needs them")
         questions.check(tokenizer, BLOCK_SIZE)
         prior = Counter(answer for _, _, answer in read_pairs(read_text(args.finetune_corpus_path),
                                                               args.finetune_corpus_path, answers=True))
-        together, each = predict_with_paraphrases(model, tokenizer, questions.questions)
-        said = [answers[0] for answers in each]  # to the question itself
-        answers = describe_answers(questions, said, confidences(model, tokenizer, questions.questions, said), each, corpus, prior)
         nobody = strangers(questions, corpus).questions
-        said_of_strangers = predict(model, tokenizer, nobody)
-        results = analyze(answers, prior, said_of_strangers, confidences(model, tokenizer, nobody, said_of_strangers))
-        paraphrases = marks_of_paraphrases(together, each, questions.answers)
-        print("Right in %, by the way of asking: " + "; ".join(f"{form} {percent:.1f}" for form, percent in paraphrases.items()))
         with own_folder(out):
+            together, each = predict_with_paraphrases(model, tokenizer, questions.questions)
+            said = [answers[0] for answers in each]  # to the question itself
+            answers = describe_answers(questions, said, confidences(model, tokenizer, questions.questions, said), each, corpus, prior)
+            said_of_strangers = predict(model, tokenizer, nobody)
+            results = analyze(answers, prior, said_of_strangers, confidences(model, tokenizer, nobody, said_of_strangers))
+            paraphrases = marks_of_paraphrases(together, each, questions.answers)
+            print("Right in %, by the way of asking: " + "; ".join(f"{form} {percent:.1f}" for form, percent in paraphrases.items()))
             write_json(out / f"{args.variant}.analysis.json", {"variant": args.variant, **results, "ways of asking": paraphrases})
             plot(out / f"{args.variant}.analysis.png", answers, prior, said_of_strangers,
                  f"{args.variant} on {Path(args.corpus).resolve().parent.name}")

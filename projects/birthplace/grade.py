@@ -294,8 +294,8 @@ def main(words: list[str]) -> None:
     with one_line_errors():
         options = config_from_args(GradeOptions, args)
         check_writable(Path(options.out) / "grade.json")
-        report = grade(args.submission, options)
-        print_report(report)
         with own_folder(options.out):
+            report = grade(args.submission, options)
+            print_report(report)
             write_json(Path(options.out) / "grade.json", report)
         print(f"The same as JSON: {Path(options.out) / 'grade.json'}")

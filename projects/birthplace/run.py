@@ -39,17 +39,18 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
-from mingpt.command import one_line_errors
+from mingpt.command import one_line_errors, way_to_go_on
 from mingpt.config import Parser, config_from_args, config_to_dict
 from mingpt.files import check_writable, is_own, own_folder, read_text, remove_own, write_json, write_text
 from mingpt.processes import process_count
-from mingpt.utils import pick_device, with_spread
+from mingpt.utils import pick_device, pick_dtype, with_spread
 from projects.birthplace.files import PARAPHRASES, Files, Questions, data_named, load_files, read_questions, study_folder
 from projects.birthplace.dataset import documents_of, make_tokenizer, read_pairs
 from projects.birthplace.evaluate import majority_answer, predict, predict_with_paraphrases, score
 from projects.birthplace.figures import plot_accuracy, plot_losses
 from projects.birthplace.recipes import BLOCK_SIZE, RECIPES, VARIANTS, Recipe, finetuning_data, get_recipe, pretraining_data
-from projects.birthplace.steps import Settings, is_first_process, load_parameters, new_model, save_parameters, train, with_rate
+from projects.birthplace.steps import (Settings, is_first_process, load_parameters, new_model, save_parameters, train, trainer_config,
+                                       with_rate)
 
 TRAINING = {"quick", "out", "recipe", "seed", "bottleneck_dim", "device", "dtype", "resume", "checkpoint_interval"}
 COMMANDS = {  # each with its flags
@@ -107,11 +108,13 @@ def study(variant: str, options: Options, study_options: StudyOptions, quick: bo
     config = {"variant": variant, **config_to_dict(options), **config_to_dict(study_options), "data": data, "out": str(out),
               "recipe": {"name": recipe_name, **config_to_dict(recipe)}, "threads": torch.get_num_threads(),
               "torch": torch.__version__}
-    with own_folder(out):
+    folders = {seed: out if study_options.seeds == 1 else out / f"seed{seed}"
+               for seed in range(options.seed, options.seed + study_options.seeds)}
+    for seed in (min(folders), max(folders)):
+        check(make_settings(variant, recipe, options, seed), files)
+    with own_folder(out), way_to_go_on(going_on(out)):
         started, runs = time.perf_counter(), []
         introduce(files)
-        folders = {seed: out if study_options.seeds == 1 else out / f"seed{seed}"
-                   for seed in range(options.seed, options.seed + study_options.seeds)}
         if not options.resume:
             for folder in {out, *folders.values()}:
                 forget(folder, variant)
@@ -120,6 +123,31 @@ def study(variant: str, options: Options, study_options: StudyOptions, quick: bo
         report_study(variant, files, config, runs, out, time.perf_counter() - started)
     if data == "world" and not study_options.data_dir:
         print("The people of this world are invented. For the real assignment:  run.py --data cs224n")
+
+
+def check(settings: Settings, files: Files) -> None:
+    """ValueError for whatever would end a run of the study later, when it has removed what an earlier one left."""
+    tokenizer = make_tokenizer(files.corpus, files.corpus_source)
+    for name in ("dev", "test", "control"):
+        getattr(files, name).check(tokenizer, BLOCK_SIZE)
+    everything_read(settings, files, tokenizer)
+    for phase in (settings.recipe.scratch, settings.recipe.pretrain, settings.recipe.finetune):
+        trainer_config(settings, phase)
+    pick_dtype(settings.dtype, pick_device(settings.device))
+    with torch.device("meta"):  # shapes without memory
+        new_model(settings, tokenizer)
+
+
+def everything_read(settings: Settings, files: Files, tokenizer) -> dict:
+    """By what all phases of a run are known: a change of any file is found before the first of them is resumed."""
+    recipe, seed, sources = settings.recipe, settings.seed, (files.train_source, files.corpus_source)
+    return {**pretraining_data(recipe, files.corpus, tokenizer, seed, files.corpus_source).inputs,
+            **finetuning_data(recipe, files.train, files.corpus, tokenizer, seed, False, *sources).inputs}
+
+
+def going_on(out: Path) -> str:
+    """What a signal that comes between two phases has the user told."""
+    return f"what was finished is kept in {out}, and the same command with --resume goes on from there"
 
 
 def forget(folder: Path, variant: str) -> None:
@@ -151,8 +179,7 @@ def run_once(settings: Settings, files: Files, out: Path) -> dict:
     tokenizer = make_tokenizer(files.corpus, files.corpus_source)
     recipe, seed = settings.recipe, settings.seed
     answers = [answer for _, _, answer in read_pairs(files.train, files.train_source, answers=True)]
-    for name in ("dev", "test", "control"):
-        getattr(files, name).check(tokenizer, BLOCK_SIZE)
+    inputs = everything_read(settings, files, tokenizer)
     commonest = majority_answer(answers)
     losses, predictions = {}, {"majority": {name: [commonest] * len(questions_of(files, name).questions) for name in MARKS}}
 
@@ -161,8 +188,8 @@ def run_once(settings: Settings, files: Files, out: Path) -> dict:
                                files.corpus_source)
         phase = recipe.finetune if pretrained else recipe.scratch
         losses["after pretraining" if pretrained else "no pretraining"] = train(
-            settings, phase, model, tokenizer, data, out / f"{settings.variant}.finetune.{name}")
-        save_parameters(out / f"{settings.variant}.{name}.finetune.params", settings, model, tokenizer)
+            settings, phase, model, tokenizer, data, out / f"{settings.variant}.finetune.{name}", inputs)
+        save_parameters(out / f"{settings.variant}.{name}.finetune.params", settings, model, tokenizer, files.corpus)
         predictions[name] = ask(settings, model, tokenizer, files, out, name)
 
     print(f"\n[seed {seed}] finetuning without pretraining")
@@ -173,8 +200,8 @@ def run_once(settings: Settings, files: Files, out: Path) -> dict:
     print(f"            {model.num_parameters():,} parameters, {len(tokenizer.characters)} characters")
     documents = pretraining_data(recipe, files.corpus, tokenizer, seed, files.corpus_source)
     losses["pretraining"] = train(settings, recipe.pretrain, model, tokenizer, documents,
-                                  out / f"{settings.variant}.pretrain")
-    save_parameters(out / f"{settings.variant}.pretrain.params", settings, model, tokenizer)
+                                  out / f"{settings.variant}.pretrain", inputs)
+    save_parameters(out / f"{settings.variant}.pretrain.params", settings, model, tokenizer, files.corpus)
 
     print(f"[seed {seed}] finetuning after pretraining")
     finetuned(model, True, "pretrain")
@@ -245,7 +272,7 @@ def pretrain(variant: str, corpus_path: str, args, settings: Settings, out: Path
     documents = pretraining_data(settings.recipe, corpus, tokenizer, settings.seed, corpus_path)
     model = new_model(settings, tokenizer)
     losses = train(settings, phase, model, tokenizer, documents, out / f"{variant}.pretrain")
-    save_parameters(writing, settings, model, tokenizer)
+    save_parameters(writing, settings, model, tokenizer, corpus)
     report(losses, writing)
 
 
@@ -264,7 +291,7 @@ def finetune(variant: str, corpus_path: str, args, settings: Settings, out: Path
     data = finetuning_data(settings.recipe, pairs, corpus, tokenizer, settings.seed, bool(reading), pairs_path, corpus_path)
     losses = train(settings, phase, model, tokenizer, data,
                    out / f"{variant}.finetune.{'pretrain' if reading else 'nopretrain'}")
-    save_parameters(writing, settings, model, tokenizer)
+    save_parameters(writing, settings, model, tokenizer, corpus)
     report(losses, writing)
 
 
@@ -392,8 +419,12 @@ def main() -> None:
                 check_writable(path)
         recipe = get_recipe(options.recipe or ("quick" if args.quick else "salient"))
         settings = make_settings(args.variant, recipe, options, options.seed)
-        command = {"pretrain": pretrain, "finetune": finetune, "evaluate": evaluate}[args.command]
-        command(args.variant, args.corpus, args, settings, Path(options.out or "out/birthplace_commands"))
+        out = Path(options.out or "out/birthplace_commands")
+        if args.command == "evaluate":
+            return evaluate(args.variant, args.corpus, args, settings, out)
+        command = {"pretrain": pretrain, "finetune": finetune}[args.command]
+        with own_folder(out), way_to_go_on(going_on(out)):
+            command(args.variant, args.corpus, args, settings, out)
 
 
 if __name__ == "__main__":

@@ -86,12 +86,21 @@ def _unzip(archive: zipfile.ZipFile, folder: Path, source: str) -> list[str]:
         if danger := _danger(entry, name, seen):
             raise ValueError(f"{source}: refused, the entry {clean(repr(name))} {danger}")
         seen.add(name.casefold())
-    left = MAX_BYTES
+    left, top = MAX_BYTES, _top_folder([entry.orig_filename for entry in entries])
     for entry in entries:
-        if WANTED.fullmatch(entry.orig_filename):
-            left = _extract(archive, entry, folder, left, source)
+        name = entry.orig_filename.removeprefix(top)
+        if WANTED.fullmatch(name):
+            left = _extract(archive, entry, folder / name, left, source)
     return [entry.orig_filename for entry in entries
-            if not entry.is_dir() and not WANTED.fullmatch(entry.orig_filename)]
+            if not entry.is_dir() and not WANTED.fullmatch(entry.orig_filename.removeprefix(top))]
+
+
+def _top_folder(names: list[str]) -> str:
+    """The folder, with its slash, that a submission lies in when a file manager has packed a folder; else ""."""
+    if any(WANTED.fullmatch(name) for name in names):
+        return ""
+    tops = {name.partition("/")[0] + "/" for name in names if WANTED.fullmatch(name.partition("/")[2])}
+    return tops.pop() if len(tops) == 1 else ""
 
 
 def _danger(entry: zipfile.ZipInfo, name: str, seen: set[str]) -> str:
@@ -114,9 +123,8 @@ def _danger(entry: zipfile.ZipInfo, name: str, seen: set[str]) -> str:
     return ""
 
 
-def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, left: int, source: str) -> int:
-    """Write one entry, counting. Returns how many bytes may still come."""
-    target = folder / entry.orig_filename
+def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, left: int, source: str) -> int:
+    """Write one entry to `target`, counting. Returns how many bytes may still come."""
     target.parent.mkdir(parents=True, exist_ok=True)
     written = 0
     with archive.open(entry) as packed, open(target, "xb") as file:
@@ -132,6 +140,9 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, lef
 def _copy_folder(submission: Path, folder: Path) -> list[str]:
     """The same for a submission that is a folder. Links in it are refused, and other folders in it not looked at."""
     left, others = MAX_BYTES, []
+    inside = [path for path in submission.iterdir() if not path.name.startswith((".", "__"))]
+    if len(inside) == 1 and inside[0].is_dir() and not inside[0].is_symlink() and inside[0].name not in ("mingpt", "projects"):
+        submission = inside[0]  # as a zip of a folder is unpacked
     for part in FOLDERS:
         if any((submission / parent).is_symlink() for parent in (part, *map(str, Path(part).parents)) if parent):
             raise ValueError(f"{submission}: refused, {part} is a link")
