@@ -158,7 +158,8 @@ def read_vocab(path: str | os.PathLike) -> dict[str, int]:
     token_of = {}
     for token, id in vocab.items():
         if not 0 <= id < len(vocab):
-            raise ValueError(f"{path}: token {short(token)} has id {short(id)}; ids go from 0 to {len(vocab) - 1}, without gaps")
+            raise ValueError(f"{path}: token {short(token)} has id {short(id)}; ids go from 0 to {len(vocab) - 1}, "
+                             "without gaps")
         if id in token_of:
             raise ValueError(f"{path}: tokens {short(token_of[id])} and {short(token)} share id {id}; give each its own")
         token_of[id] = token

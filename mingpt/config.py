@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def nearest_flags(flag: str, flags: Iterable[str]) -> list[str]:
-    """What may have been meant by `flag`: the flags of which it is the initials (--lr: --learning_rate), else the most alike."""
+    """The flags of which `flag` is the initials, as --lr is of --learning_rate, or else the one most like it."""
     names = {known.lstrip("-"): known for known in sorted(flags)}
     name = flag.lstrip("-")
     meant = [known for known in names if "_" in known and "".join(word[:1] for word in known.split("_")) == name]

@@ -191,8 +191,8 @@ def _open(path: Path) -> Weights:
         weights.linear = matrix.ndim == table.ndim == 2 and matrix.shape == (3 * table.size(1), table.size(1))
     if nanogpt:
         weights.config, weights.told_by = _nanogpt_config(arguments, weights), "model_args"
-        warnings.warn(f"{path}: nanoGPT's exact GELU becomes GPT-2's tanh form of it here; an activation differs by up to 5e-4",
-                      stacklevel=5)
+        warnings.warn(f"{path}: nanoGPT's exact GELU becomes GPT-2's tanh form of it here; an activation differs by "
+                      "up to 5e-4", stacklevel=5)
     return weights
 
 
@@ -345,7 +345,8 @@ def _agreed_config(weights: Weights, n_head: int | None) -> GPTConfig:
     if config is None:
         config = _config(path, {**sizes, "n_head": n_head or _published_heads(weights, sizes)}, {}, _is_tied(weights))
     if n_head is not None and n_head != config.n_head:
-        raise ValueError(f"{path}: its {weights.told_by} says n_head {config.n_head}, and n_head={n_head} was asked for; leave that out")
+        raise ValueError(f"{path}: its {weights.told_by} says n_head {config.n_head}, and n_head={n_head} was asked for; "
+                         "leave that out")
     for field, value in sizes.items():
         if getattr(config, field) != value:
             raise ValueError(f"{path}: has {field} {value}, and its {weights.told_by} says {short(getattr(config, field))}")
@@ -439,16 +440,15 @@ def _check_is_gpt2(model: GPT) -> None:
     problems = _differences(tensor_shapes(model.config), found)
     if problems:
         raise ValueError(f"this {type(model).__name__} is no GPT-2: {problems}; save its state_dict instead")
-    with torch.device("meta"):
-        plain = GPT(model.config)
-    kinds = {_unwrapped(name): module for name, module in model.named_modules(remove_duplicate=False)}
-    for name, module in plain.named_modules():
-        other = kinds.get(name)
+    with _Uninitialised():
+        plain = dict(GPT(replace(model.config, n_layer=1)).named_modules())  # all layers are alike
+    for name, module in {_unwrapped(name): module for name, module in model.named_modules(remove_duplicate=False)}.items():
+        meant = plain.get(re.sub(r"^transformer\.h\.\d+", "transformer.h.0", name))
         # `extra_repr` is what a module of torch says about its computation: sizes, epsilon, padding.
-        if name and (type(other) is not type(module) or not isinstance(module, nn.Dropout)
-                     and other.extra_repr() != module.extra_repr()):
-            raise ValueError(f"this {type(model).__name__} is no GPT-2: its {name} is {short_name(str(other))}, where GPT-2 has "
-                             f"{short_name(str(module))}; save its state_dict instead")
+        if name and (type(module) is not type(meant) or not isinstance(module, nn.Dropout)
+                     and module.extra_repr() != meant.extra_repr()):
+            raise ValueError(f"this {type(model).__name__} is no GPT-2: its {name} is {short_name(str(module))}, where GPT-2 "
+                             f"has {short_name(str(meant))}; save its state_dict instead")
 
 
 def _check_values(tensors: Mapping[str, Tensor]) -> None:
@@ -456,8 +456,8 @@ def _check_values(tensors: Mapping[str, Tensor]) -> None:
     memory = {}
     for name, tensor in tensors.items():
         if not _is_plain(tensor):
-            raise ValueError(f"{name} is a tensor of {tensor.dtype}, {tensor.layout}, on {tensor.device}; GPT-2's format holds "
-                             "plain arrays of floating-point numbers")
+            raise ValueError(f"{name} is a tensor of {tensor.dtype}, {tensor.layout}, on {tensor.device}; GPT-2's format "
+                             "holds plain arrays of floating-point numbers")
         first = memory.setdefault(tensor.data_ptr(), name)
         if first != name:
             raise ValueError(f"{name} is the same tensor as {first}, and GPT-2's format ties nothing but the head; save the "

@@ -327,9 +327,13 @@ def test_bad_arguments_are_one_line_errors(arguments, message, capsys, tmp_path)
 def test_command_line_writes_the_files_and_says_so(tmp_path, capsys):
     world.main(["--people", "50", "--train", "20", "--dev", "10", "--control", "5", "--out", str(tmp_path / "new")])
     files = world.generate(people=50, train=20, dev=10, control=5)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()} == {
+    assert {path.name: path.read_bytes() for path in (tmp_path / "new").glob("*.t*")} == {
         name: text.encode("utf-8") for name, text in files.items()}
     said = capsys.readouterr().out.splitlines()
+    (tmp_path / "wiki.txt").write_text("the assignment's own")
+    for _ in range(2):  # what the first call wrote may be replaced by the second
+        world.main(["--people", "50", "--train", "20", "--dev", "10", "--control", "5", "--out", str(tmp_path)])
+    assert [path.read_text() for path in tmp_path.glob("*.kept*")] == ["the assignment's own"]
     assert said[0] == f"wiki.txt: 250 lines, {len(files['wiki.txt'].encode('utf-8'))} bytes" and len(said) == 5
 
 

@@ -9,6 +9,7 @@ the place. So a model that answers questions about people it was never *asked* a
 """
 
 import argparse
+import contextlib
 import inspect
 import os
 import random
@@ -16,11 +17,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))  # this checkout's mingpt
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout's mingpt, installed or not
 
-from mingpt.command import one_line_errors  # noqa: E402
-from mingpt.files import write_text  # noqa: E402
+from mingpt.command import describe  # noqa: E402
+from mingpt.files import own_folder, write_text  # noqa: E402
 
 # No given name and surname below make a full name that is part of another one: surnames are not prefixes of each
 # other, so "this person is in no document" can be checked by searching for the name.
@@ -260,14 +260,6 @@ def generate(seed: int = 0, people: int = 120, train: int = 70, dev: int = 40, c
     return {name: "".join(line + "\n" for line in text) for name, text in lines.items()}
 
 
-def check_free(folder: Path, files: dict[str, str]) -> None:
-    """ValueError if a file of `folder` would be lost; the world that stands beside this script is what it is to write anew."""
-    for name, text in files.items():
-        path = folder / name
-        if folder.resolve() != HERE and path.exists() and not (path.is_file() and path.read_bytes() == text.encode("utf-8")):
-            raise ValueError(f"{path}: is there already, and is not of this world; move it away, or give another --out")
-
-
 def write(folder: str | os.PathLike, files: dict[str, str]) -> None:
     """Write `files` (name -> text) into `folder`, made if need be: UTF-8, LF, each file whole or not at all."""
     for name, text in files.items():
@@ -276,20 +268,24 @@ def write(folder: str | os.PathLike, files: dict[str, str]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line: one option for each argument of `generate`, and the folder to write to."""
+    here = Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(description="Write a world of invented people and where they were born.",
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     defaults = inspect.signature(generate).parameters
     for option, meaning in OPTIONS.items():
         parser.add_argument(f"--{option}", type=int, default=defaults[option].default, help=meaning)
-    parser.add_argument("--out", type=Path, default=HERE, help="folder to write to")
+    parser.add_argument("--out", type=Path, default=here, help="folder to write to")
     options = vars(parser.parse_args(arguments))
     folder = options.pop("out")
-    with one_line_errors():
+    try:
         files = generate(**options)
-        check_free(folder, files)
-        write(folder, files)
-        for name, text in files.items():
-            print(f"{name}: {len(text.splitlines())} lines, {len(text.encode('utf-8'))} bytes")
+        # The committed files may be replaced; elsewhere, files of these names may be the assignment's own.
+        with contextlib.nullcontext() if folder.resolve() == here else own_folder(folder):
+            write(folder, files)
+    except (ValueError, OSError) as error:
+        parser.error(describe(error))
+    for name, text in files.items():
+        print(f"{name}: {len(text.splitlines())} lines, {len(text.encode('utf-8'))} bytes")
 
 
 if __name__ == "__main__":
