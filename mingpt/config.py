@@ -18,6 +18,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from mingpt.command import printable
 from mingpt.files import short, short_name
 
 Config = TypeVar("Config")
@@ -40,6 +41,10 @@ class Parser(argparse.ArgumentParser):
             flag = dict(nargs="?", const=True) if kind is bool else {}  # --resume is short for --resume true
             group.add_argument(f"--{name}", type=_reader(kind), default=argparse.SUPPRESS, metavar=kind.__name__.upper(),
                                help=help_text + shown, **flag)
+
+    def error(self, message: str):
+        """End with one line. argparse shows all flags in front of it, as many lines as a terminal has."""
+        self.exit(2, f"error: {printable(message)}; see {self.prog} --help\n")
 
     def parse_args(self, args=None, namespace=None):
         """As argparse's, but `--batch-size` means `--batch_size`, and an unknown flag gets a suggestion."""

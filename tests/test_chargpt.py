@@ -360,8 +360,8 @@ def test_a_command_that_fails_leaves_the_model_as_it_was(model, file, tmp_path, 
                            (("train", other, "--dtype", "int"), "dtype is 'int'"),
                            (("train", other, "--device", "nonsense"), "device 'nonsense'"),
                            (("train", other, "--tokenizer", "bpe", "--vocab_size", "9"), "--vocab_size is 9"),
-                           (("train", other, "--learning_rate", "nan"), "--learning_rate is nan"),
-                           (("train", other, "--seed", "99999999999999999999"), "--seed is 99999999999999999999"),
+                           (("train", other, "--learning_rate", "nan"), "argument --learning_rate: 'nan' is not finite"),
+                           (("train", other, "--seed", "99999999999999999999"), "argument --seed: '99999999999999999999' is out of range"),
                            (("train", other, "--resume"), "other.txt: not the text of the run in"),
                            (("train", "--resume", "--block_size", "32"), "--block_size is 32, and the run in"),
                            (("train", file, "--resume", "--held_out", "0.1"), "--held_out is 0.1, and the run in"),
@@ -369,7 +369,7 @@ def test_a_command_that_fails_leaves_the_model_as_it_was(model, file, tmp_path, 
                            (("train", "--resume", "--learning_rate", "1"), "--learning_rate is 1.0, and the run in"),
                            (("train", "--resume", "--max_iters", "3"), "a run can be made longer, and not shorter"),
                            (("sample", "--prompt", "ß"), "--prompt: the character 'ß'"),
-                           (("sample", "--temperature", "nan"), "--temperature is nan")):
+                           (("sample", "--temperature", "nan"), "argument --temperature: 'nan' is not finite")):
         assert message in last_line(capsys, *words, "--out", model)
         assert content(model) == before, words
     run("sample", "--out", model, "--device", "cpu")

@@ -330,7 +330,7 @@ def test_without_gpt2_one_line_says_so_and_the_small_model_is_used(tmp_path, mon
         (["--layer", "2"], "error: --layer is 2; small, seed 0, hardly trained has layers 0 to 1"),
         (["--layer", "-2"], "error: --layer is -2; small"),
         (["--text", " "], "error: --text is empty; leave it out"),
-        (["--seed", "99999999999999999999"], "error: --seed is 99999999999999999999; it must be from 0 to 2^32"),
+        (["--seed", "99999999999999999999"], "error: argument --seed: '99999999999999999999"),
         (["--text", "fox river"], "error: the text has 2 tokens; small"),
         (["--text", "fox " * 65], "error: the text has 65 tokens; small, seed 0, hardly trained reads up to 64"),
         (["--text", "fox unicorn"], "error: the small model knows 64 words, and 'unicorn' is not among them"),

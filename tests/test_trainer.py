@@ -423,7 +423,7 @@ def test_metrics_that_are_no_metrics_are_named(tmp_path):
         made.run()
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('[1, 2]\n')
-    with pytest.raises(ValueError, match="metrics.jsonl:4: not a line that a run wrote; remove it"):
+    with pytest.raises(ValueError, match="metrics.jsonl:4: not a line of metrics; remove it"):
         trainer(tmp_path, max_iters=4, checkpoint_interval=2).run(resume=True)
 
 
