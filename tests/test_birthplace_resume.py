@@ -164,7 +164,8 @@ def test_a_folder_in_use_is_left_alone(worlds, tmp_path, error_line, monkeypatch
     from mingpt import files
     from projects.birthplace import ablations, grade
 
-    for module, name in ((ablations, "run_one"), (analysis, "predict_with_paraphrases"), (grade, "grade"), (study, "train"), (study, "run_once")):
+    for module, name in ((ablations, "run_one"), (analysis, "predict_with_paraphrases"), (grade, "grade"), (study, "train"),
+                         (study, "run_once")):
         monkeypatch.setattr(module, name, None)
     world, parameters, out = worlds[0], tmp_path / "p", tmp_path / "out"
     save(parameters, world)

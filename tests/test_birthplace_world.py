@@ -337,18 +337,6 @@ def test_command_line_writes_the_files_and_says_so(tmp_path, capsys):
     assert said[0] == f"wiki.txt: 250 lines, {len(files['wiki.txt'].encode('utf-8'))} bytes" and len(said) == 5
 
 
-def test_other_files_are_not_overwritten(tmp_path, capsys):
-    (tmp_path / "birth_dev.tsv").write_text("mine\n")
-    words = ["--people", "50", "--train", "20", "--dev", "10", "--control", "5", "--out", str(tmp_path)]
-    with pytest.raises(SystemExit):
-        world.main(words)
-    assert "birth_dev.tsv: is there already, and is not of this world" in capsys.readouterr().err
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"birth_dev.tsv": "mine\n"}
-    (tmp_path / "birth_dev.tsv").unlink()
-    world.main(words)
-    world.main(words)  # the same again does no harm
-
-
 def test_an_output_folder_that_is_a_file_is_a_clean_error(tmp_path, capsys):
     (tmp_path / "taken").write_text("kept")
     with pytest.raises(SystemExit):
