@@ -13,7 +13,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=["mingpt"],
-    # The lowest releases that the tests pass with. torch 2.6: before it, weights_only=True could run code from a file.
+    # torch 2.6: before it, weights_only=True could run code from a file. The other bounds are the releases of its time.
     install_requires=["torch>=2.6", "numpy>=1.26", "matplotlib>=3.8", "tqdm>=4.66", "requests>=2.31"],
     extras_require={"test": ["pytest", "pytest-xdist", "hypothesis", "regex", "scipy", "transformers", "tiktoken", "tokenizers"]},
 )

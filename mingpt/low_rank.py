@@ -20,7 +20,13 @@ def context_index(idx: Tensor, vocab_size: int) -> Tensor:
 
     idx (..., n - 1) int64 -> (...) int64 in [0, V^(n-1)). It is the row that the context has in a table of shape
     (V,) * n flattened to (V^(n-1), V), so that no caller has to choose an order of its own.
+
+    ValueError for a token outside the vocabulary: as a digit it would carry, and name another context.
     """
+    if idx.numel() and not torch.compiler.is_compiling():
+        low, high = (int(bound) for bound in idx.aminmax())
+        if low < 0 or high >= vocab_size:
+            raise ValueError(f"token {low if low < 0 else high} is outside the vocabulary of {vocab_size}")
     index = torch.zeros(idx.shape[:-1], dtype=torch.long, device=idx.device)
     for position in range(idx.size(-1)):
         index = index * vocab_size + idx[..., position]

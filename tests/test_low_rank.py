@@ -79,3 +79,11 @@ def test_impossible_shapes_are_refused(arguments, message):
 def test_a_context_shorter_than_the_ngram_is_refused():
     with pytest.raises(ValueError, match="idx has 2 tokens, fewer than the 3 of a context of this 4-gram model"):
         LowRank(4, 2, 4)(torch.zeros(1, 2, dtype=torch.long))
+
+
+@pytest.mark.parametrize("token", [-1, 5, 7])
+def test_a_token_outside_the_vocabulary_is_no_other_context(token):
+    with pytest.raises(ValueError, match=f"token {token} is outside the vocabulary of 5"):
+        context_index(torch.tensor([[0, token], [1, 2]]), 5)
+    with pytest.raises(ValueError, match=f"token {token} is outside the vocabulary of 5"):
+        LowRank(5, 3, order=3)(torch.tensor([[0, 1, token]]))
