@@ -18,6 +18,12 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 LONGEST_MESSAGE = 1000  # characters: the name of a tensor in a file may have 100,000
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
@@ -51,6 +57,7 @@ def one_line_errors():
     """
     with ExitStack() as stack:
         stack.enter_context(_streams_that_last())
+        stack.enter_context(_no_more_memory_than_there_is())
         stack.enter_context(_handlers(lambda number, frame: _raise(Stopped(number))))
         try:
             yield
@@ -91,6 +98,39 @@ def _wants_memory(error: RuntimeError) -> bool:
     said = str(error)
     return type(error).__name__ == "OutOfMemoryError" or "not enough memory" in said or "can't allocate memory" in said or \
         "Storage size calculation overflowed" in said
+
+
+@contextmanager
+def _no_more_memory_than_there_is():
+    """While the body runs, have allocations fail that the machine's free memory cannot hold, so that they end in one line.
+
+    Linux grants them all the same, and kills the process, or another, once the memory is used. Elsewhere nothing changes.
+    """
+    try:
+        before = resource.getrlimit(resource.RLIMIT_DATA)
+        used = _kibibytes("/proc/self/status", "VmData")
+        free = _kibibytes("/proc/meminfo", "MemAvailable") + _kibibytes("/proc/meminfo", "SwapFree")
+        container = Path("/sys/fs/cgroup/memory.max")
+        if container.is_file() and (most := container.read_text().strip()).isdigit():
+            free = min(free, int(most))
+    except (OSError, AttributeError, KeyError):
+        before = None
+    # Drivers of GPUs map far more of the address space than they use.
+    if before is None or any(os.path.exists(driver) for driver in ("/dev/nvidiactl", "/dev/kfd")):
+        yield
+        return
+    limits = [limit for limit in (used + free, *before) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _kibibytes(path: str, name: str) -> int:
+    """The bytes in a line such as `MemAvailable:  1234 kB` of one of Linux's tables."""
+    with open(path) as file:
+        return 1024 * int(dict(line.split(":", 1) for line in file if ":" in line)[name].split()[0])
 
 
 def _end(line: str, status: int):

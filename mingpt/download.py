@@ -16,7 +16,6 @@ for a slow connection.
 """
 import contextlib
 import glob
-import hashlib
 import os
 import re
 import sys
@@ -27,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
+from mingpt.command import printable
+from mingpt.files import sha256_of
 from mingpt.watchdog import Watchdog, watched_session
 
 try:
@@ -57,12 +58,6 @@ class _Unreachable(_Refused):
 
 class _Interrupted(Exception):
     """This attempt failed; the next one may not."""
-
-
-def sha256_of(path):
-    """Return the SHA-256 of the file at `path` as 64 lower-case hex digits, without holding it in memory."""
-    with open(path, "rb") as file:
-        return _digest(file)
 
 
 @dataclass
@@ -135,7 +130,7 @@ def fetch(urls, path, sha256=None, *, description=None, timeout=(5.0, 15.0), mir
         with _part_of(path, wanted.sha256) as part:
             _fill(part, dict.fromkeys(urls), wanted)
     except _Refused as refusal:
-        raise DownloadError(f"could not download {path.name}: {_one_line(refusal)}.{note} Try again later, or get it by "
+        raise DownloadError(f"could not download {path.name}: {printable(str(refusal))}.{note} Try again later, or get it by "
                             f"hand and put it at {path.absolute()} (sha256 {wanted.sha256 or 'not known'})") from refusal
     except OSError as error:
         kept = f"; what has come is in {path}.part" if os.path.exists(f"{path}.part") else ""
@@ -158,12 +153,6 @@ def _split(url):
         return urlsplit(url)
     except ValueError as error:
         raise _Refused(f"{url}: {error}") from error
-
-
-def _one_line(error):
-    """What servers say may have line ends, control characters, and any length."""
-    text = "".join(c if c.isprintable() else " " for c in str(error))
-    return text if len(text) <= 2000 else text[:2000] + "..."
 
 
 @contextlib.contextmanager
@@ -265,7 +254,7 @@ class _Transfer:
         while True:
             if sha256 is None and (self.etag is None or self.total is None):
                 self.part.truncate(0)  # nothing could tell whether these bytes belong to this file
-            if _size(self.part) and sha256 and _digest(self.part) == sha256:
+            if _size(self.part) and sha256 and sha256_of(self.part.name) == sha256:
                 return
             try:
                 from_start = self.request()
@@ -398,15 +387,6 @@ def _write(file, data):
     view = memoryview(data)
     while view:
         view = view[file.write(view):]
-
-
-def _digest(file):
-    """SHA-256 of an open file from its start, in hex."""
-    digest = hashlib.sha256()
-    file.seek(0)
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _size(file):

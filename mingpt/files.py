@@ -196,14 +196,11 @@ def read_json(path: str | os.PathLike):
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file, in hex, without holding it in memory. ValueError if there is no such file."""
+    """The SHA-256 of a file, as 64 lower-case hex digits, without holding it in memory. OSError if it cannot be read."""
     digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()
 
 

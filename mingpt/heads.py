@@ -332,6 +332,10 @@ def logit_attribution(model: nn.Module, idx: Tensor, tokens: Tensor) -> dict[str
         heads (n_layer, H, B, T)     attn_bias (n_layer, B, T)     mlp (n_layer, B, T), 0 where there is none
         bias (B, T)           of the final layer norm
     """
+    V = model.lm_head.out_features
+    if tokens.shape != idx.shape or not 0 <= int(tokens.min()) <= int(tokens.max()) < V:
+        raise ValueError(f"tokens, {tuple(tokens.shape)}, must be token ids from 0 to {V - 1}, one for each place of "
+                         f"idx, {tuple(idx.shape)}")
     layers = range(len(_blocks(model)))
     mlps = [layer for layer in layers if hasattr(_blocks(model)[layer], "mlp")]
     with record(model, ["drop", "h.*", "h.*.attn.head_out"] + [f"h.{layer}.mlp" for layer in mlps]) as seen:

@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from mingpt import command
 from mingpt.command import Stopped, StopRequest, describe, one_line_errors, printable
 
 
@@ -42,6 +43,23 @@ def test_a_want_of_memory_is_one_line(capsys):
     with pytest.raises(SystemExit) as ended, one_line_errors():
         torch.empty(1 << 55)
     assert ended.value.code == 2 and capsys.readouterr().err.startswith("error: not enough memory (")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="only Linux grants memory that is not there")
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd"), reason="the driver of a GPU maps more than it uses")
+def test_memory_that_the_machine_does_not_have_is_refused_before_it_is_used(monkeypatch, capsys):
+    import resource
+
+    import torch
+
+    before, read = resource.getrlimit(resource.RLIMIT_DATA), command._kibibytes
+    monkeypatch.setattr(command, "_kibibytes", lambda path, name: read(path, name) if name == "VmData" else 1 << 28)
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        small = torch.empty(1 << 20)
+        torch.empty(1 << 28)  # 1 GiB, where half a GiB is free
+    assert small.numel() == 1 << 20
+    assert ended.value.code == 2 and capsys.readouterr().err.startswith("error: not enough memory (")
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
 @pytest.mark.parametrize("number, name", [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])

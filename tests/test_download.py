@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from mingpt import download, watchdog
-from mingpt.download import DownloadError, fetch, sha256_of
+from mingpt.download import DownloadError, fetch
+from mingpt.files import sha256_of
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = bytes(range(256)) * 2000  # 512,000 bytes: eight chunks

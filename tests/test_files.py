@@ -119,7 +119,7 @@ def test_json_is_read_with_a_mark_and_refused_in_one_line(tmp_path):
 def test_the_hash_of_a_file(tmp_path):
     (tmp_path / "f").write_bytes(b"abc")
     assert sha256_of(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    with pytest.raises(ValueError, match="No such file"):
+    with pytest.raises(FileNotFoundError, match="No such file"):
         sha256_of(tmp_path / "g")
 
 

@@ -256,6 +256,9 @@ def test_attributions_sum_to_the_logit(model, idx):
     total = sum(part.reshape(-1, 2, 10).sum(dim=0) for part in parts.values())
     logits = model(idx)[0].detach().gather(2, targets[..., None])[..., 0]
     torch.testing.assert_close(total, logits, rtol=1e-3, atol=1e-3)
+    for wrong in (targets.clone().fill_(-1), targets.clone().fill_(V), targets[:, 1:]):  # -1 would be the last token
+        with pytest.raises(ValueError, match=f"must be token ids from 0 to {V - 1}, one for each place of idx, .2, 10."):
+            logit_attribution(model, idx, wrong)
 
 
 def test_models_without_mlps_are_analysed_as_well(idx):

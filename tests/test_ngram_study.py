@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import signal
 
@@ -433,6 +434,13 @@ def test_a_mistake_ends_in_one_line(words, message, tmp_path, monkeypatch, capsy
         run(monkeypatch, *words, "--out", tmp_path)
     shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert ended.value.code == 2 and len(shown) == 1 and shown[0].startswith(message)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="only Linux grants memory that is not there")
+def test_sizes_that_no_memory_holds_end_in_one_line(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, "freezing", "--vocab_size", str(10**13), "--nb_tokens", "1,1,1", "--out", tmp_path)
+    assert ended.value.code == 2 and capsys.readouterr().err.splitlines()[-1].startswith("error: not enough memory (")
 
 
 def test_an_unknown_experiment_is_named(monkeypatch, capsys):

@@ -24,7 +24,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # this checkout's mingpt, installed or not: other packages have that name too
 
 from mingpt.command import one_line_errors  # noqa: E402
-from mingpt.download import fetch, sha256_of  # noqa: E402
+from mingpt.download import fetch  # noqa: E402
+from mingpt.files import sha256_of  # noqa: E402
 
 SHA256 = {
     "birth_places_train.tsv": "521f7f42bbd9065525edc1eb4353b6706215e76bd683653e36bacace2c8bb409",
