@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import REPOSITORY
-from mingpt.files import write_text
+from conftest import REPOSITORY, made_once
+from mingpt.files import read_json, write_json, write_text
 from projects.birthplace import checks, grade, probe, sandbox
 from projects.birthplace.dataset import NameDataset, make_tokenizer
 from projects.birthplace.evaluate import predict
@@ -40,11 +40,9 @@ def question(name: str) -> str:
     return f"Where was {name} born?"
 
 
-@functools.cache
-def kept() -> tempfile.TemporaryDirectory:
-    """A folder for this run of the tests, with `data` and `out` in it."""
-    folder = tempfile.TemporaryDirectory(prefix="birthplace-tests-")
-    root, people = Path(folder.name), list(PEOPLE.items())
+def make_world(root: Path) -> None:
+    """Write `data`, and what the study would leave in `out`, into a folder."""
+    people = list(PEOPLE.items())
     corpus = "".join(f"{name}. {name} was born in {place}?\n" for name, place in people) + "Where.\n"
     write_text(root / "data" / "wiki.txt", corpus)
     for file, part in ASKED.items():
@@ -64,17 +62,16 @@ def kept() -> tempfile.TemporaryDirectory:
                 said = predict(model, tokenizer, [question(person) for person, _ in people[ASKED[file]]])
                 write_text(root / "out" / f"{variant}.{name}.{which}.predictions", "".join(f"{line}\n" for line in said))
         save_parameters(root / "out" / f"{variant}.pretrain.params", settings, model, tokenizer)
-    return folder
 
 
 def data() -> Path:
-    """The world's folder."""
-    return Path(kept().name) / "data"
+    """The world's folder. Not to be changed."""
+    return made_once("world", make_world) / "data"
 
 
 def out() -> Path:
     """What the study would have written. Not to be changed."""
-    return Path(kept().name) / "out"
+    return made_once("world", make_world) / "out"
 
 
 def submission(folder: Path) -> Path:
@@ -156,11 +153,15 @@ def forking():
 @functools.cache
 def answered() -> tuple[list, str]:
     """What this code answers to the exam of SEED, by way of the sandbox."""
+    return tuple(read_json(made_once("answers", write_answers) / "answers.json"))
+
+
+def write_answers(folder: Path) -> None:
     seen = []
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+    with tempfile.TemporaryDirectory() as unpacked, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sandbox, "run_untrusted", lambda *args: seen.append(run_untrusted(*args)) or seen[0])
-        grade.mark_code(submission(Path(folder)), list(VARIANTS), checks.Exam.from_seed(SEED), sandbox.Limits())
-    return seen[0]
+        grade.mark_code(submission(Path(unpacked)), list(VARIANTS), checks.Exam.from_seed(SEED), sandbox.Limits())
+    write_json(folder / "answers.json", seen[0])
 
 
 def edit(path: Path, old: str, new: str) -> None:

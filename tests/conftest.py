@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what it runs in the background; commands leave it so
@@ -16,6 +18,30 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # this checkout is what is tested, from whatever folder and whatever is installed
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
+SHARED = "MINGPT_TESTS_SHARED"  # the environment variable with a folder that all processes of one run of the tests share
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):  # the first process; those of pytest-xdist inherit the variable
+        folder = tempfile.TemporaryDirectory(prefix="mingpt-tests-")
+        os.environ[SHARED] = folder.name
+        config.add_cleanup(folder.cleanup)
+
+
+def made_once(name: str, make) -> Path:
+    """The folder `name`, filled by `make(folder)` once for all processes of this run of the tests. Not to be changed."""
+    from mingpt.files import try_lock
+
+    folder = Path(os.environ[SHARED]) / name
+    with open(f"{folder}.lock", "ab") as lock:
+        while not try_lock(lock):
+            time.sleep(0.05)
+        if not folder.exists():
+            unfinished = Path(f"{folder}.unfinished")
+            unfinished.mkdir()
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)

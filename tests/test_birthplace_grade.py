@@ -127,19 +127,36 @@ def know_nothing(folder: Path) -> None:
         write_text(folder / f"rope.pretrain.{which}.predictions", "".join(f"{line}\n" for line in said))
 
 
-@pytest.mark.parametrize("mistake", BROKEN)
-def test_a_broken_property_loses_its_points_and_no_others(mistake, submission, correct, monkeypatch):
-    file, old, new, name, reason = BROKEN[mistake]
-    if old is None:
-        know_nothing(submission)
-    else:
-        edit(submission / file, old, new)
-    if not file.endswith(".py"):  # the same code and the same seed: it would answer the same
+# Three at a time where they are in the code, which is run for seconds: they are independent of each other, and say so.
+TOGETHER = [["the vocabulary is sorted the wrong way round", "what comes after the gap is written before what comes before it",
+             "finetuning forgets what pretraining has written"],
+            ["empty lines are documents", "the first character of the answer is not trained on", "london says Paris"],
+            ["y is not moved", "documents are cut too late", "rotated keys are centred over all positions"],
+            ["a line of predictions too many"], ["predictions that no model made"], ["the model knows nothing"]]
+
+
+@pytest.mark.parametrize("mistakes", TOGETHER, ids="; ".join)
+def test_a_broken_property_loses_its_points_and_no_others(mistakes, submission, correct, monkeypatch):
+    expected, files = {}, set()
+    for mistake in mistakes:
+        file, old, new, name, reason = BROKEN[mistake]
+        files.add(file)
+        expected[name] = reason
+        if old is None:
+            know_nothing(submission)
+        else:
+            edit(submission / file, old, new)
+    if not any(file.endswith(".py") for file in files):  # the same code and the same seed: it would answer the same
         monkeypatch.setattr(sandbox, "run_untrusted", lambda *_: correct[2])
     with world.forking():
         report = grade.grade(str(submission), options())
-    assert list(lost(report)) == [name] and reason in lost(report)[name], lost(report)
-    assert report["points"] == 100 - next(line["of"] for line in report["lines"] if line["name"] == name)
+    assert set(lost(report)) == set(expected) and all(reason in lost(report)[name] for name, reason in expected.items()), \
+        lost(report)
+    assert report["points"] == 100 - sum(line["of"] for line in report["lines"] if line["name"] in expected)
+
+
+def test_each_mistake_is_made_once():
+    assert sorted(mistake for mistakes in TOGETHER for mistake in mistakes) == sorted(BROKEN)
 
 
 def law(name: str):

@@ -243,7 +243,7 @@ def test_compilation_takes_batches_of_other_shapes(attention):
     torch._dynamo.reset()
     model = small_gpt(attention=attention, n_layer=1)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
-    for shape in ((4, 8), (2, 8), (3, 5)):
+    for shape in ((4, 8), (3, 5)):
         idx, targets = tokens(*shape), tokens(*shape)
         logits, loss = compiled(idx, targets)
         expected, expected_loss = model(idx, targets)

@@ -172,7 +172,7 @@ def test_many_at_once_are_trained_as_one_at_a_time(make, kind):
     """Models with seeds, laws, rates, skips and frozen parts of their own."""
     seeds, laws, rates = [3, 1, 4, 1], [random_law(4, 3, i) for i in range(4)], [1e-2, 3e-3, 1e-3, 2e-2]
     skips, frozen = SKIPS, [(), ("U",), ("E",), ("U",)]
-    steps = TrainingConfig(25)
+    steps = TrainingConfig(10)
 
     def trained(which):
         model = make([seeds[i] for i in which], [skips[i] for i in which]).double()

@@ -239,11 +239,11 @@ def unfinished(folder, resume=False):
 
 
 def test_an_induction_head_forms_with_a_convolution_and_not_without(tmp_path):
-    """Two nets for 100 steps each: some seconds."""
-    config = RepeatsConfig(repeat_steps=100, repeat_every=50)
+    """Two nets for 80 steps each: some seconds."""
+    config = RepeatsConfig(repeat_steps=80, repeat_every=40, repeat_batch=32, repeat_vocab=32, repeat_block=30, repeat_lr=5e-3)
     net, found = train_on_repeats("conv-attention", 0, config, "cpu", unfinished(tmp_path))
     assert found["final"]["prefix_matching"] > 0.8 and found["final"]["repeat_accuracy"] > 0.9
-    assert [point["step"] for point in found["curve"]] == [0, 50, 100]
+    assert [point["step"] for point in found["curve"]] == [0, 40, 80]
     assert found["ablations"]["keys without the previous token"]["prefix_matching"] < 0.1
     assert found["ablations"]["queries without the previous token"]["prefix_matching"] > 0.8
     _, control = train_on_repeats("attention", 0, config, "cpu", unfinished(tmp_path))
