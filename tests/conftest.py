@@ -18,14 +18,22 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # this checkout is what is tested, from whatever folder and whatever is installed
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
+SLOWEST = ("scale", "birthplace_grade", "birthplace_run", "chargpt", "birthplace_handout", "trainer")  # the files with the longest tests
 SHARED = "MINGPT_TESTS_SHARED"  # the environment variable with a folder that all processes of one run of the tests share
 
 
 def pytest_configure(config):
+    config.option.loadscopereorder = False  # pytest-xdist takes the files in the order that we give them
     if not hasattr(config, "workerinput"):  # the first process; those of pytest-xdist inherit the variable
         folder = tempfile.TemporaryDirectory(prefix="mingpt-tests-")
         os.environ[SHARED] = folder.name
         config.add_cleanup(folder.cleanup)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest tests first: at the end, one worker would be busy with them and the others idle."""
+    rank = {f"test_{name}.py": place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 def made_once(name: str, make) -> Path:
