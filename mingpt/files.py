@@ -137,7 +137,9 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, value) -> None:
     """Write `value` as indented JSON, atomically."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    if any("\ud800" <= c <= "\udfff" for c in text):  # a file name that is not UTF-8: only escapes can write it
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a file name that is not UTF-8: only escapes can write it
         text = json.dumps(value, indent=2)
     write_text(path, text + "\n")
 

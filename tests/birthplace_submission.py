@@ -5,6 +5,7 @@ here it is a quick way to a model that knows something.
 """
 
 import functools
+import json
 import os
 import runpy
 import shutil
@@ -20,7 +21,7 @@ import pytest
 import torch
 
 from conftest import REPOSITORY, made_once
-from mingpt.files import read_json, write_json, write_text
+from mingpt.files import read_json, write_text
 from projects.birthplace import checks, grade, probe, sandbox
 from projects.birthplace.dataset import NameDataset, make_tokenizer
 from projects.birthplace.evaluate import predict
@@ -161,7 +162,7 @@ def write_answers(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as unpacked, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sandbox, "run_untrusted", lambda *args: seen.append(run_untrusted(*args)) or seen[0])
         grade.mark_code(submission(Path(unpacked)), list(VARIANTS), checks.Exam.from_seed(SEED), sandbox.Limits())
-    write_json(folder / "answers.json", seen[0])
+    write_text(folder / "answers.json", json.dumps(seen[0]))
 
 
 def edit(path: Path, old: str, new: str) -> None:
