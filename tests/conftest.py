@@ -18,7 +18,8 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # this checkout is what is tested, from whatever folder and whatever is installed
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
-SLOWEST = ("scale", "birthplace_grade", "birthplace_run", "chargpt", "birthplace_handout", "trainer")  # the files with the longest tests
+SLOWEST = ("scale", "birthplace_grade", "birthplace_run", "chargpt", "birthplace_handout", "trainer",
+           "wikitext_induction", "ngram_study", "benchmark")  # the files with the longest tests
 SHARED = "MINGPT_TESTS_SHARED"  # the environment variable with a folder that all processes of one run of the tests share
 
 
