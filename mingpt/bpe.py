@@ -37,11 +37,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mingpt.bpe_files import byte_to_char, download_pretrained, read_tokenizer, visible, write_tokenizer
-from mingpt.bpe_merge import Merger
-from mingpt.bpe_split import blocks, checked_text, split_at, split_text
+from mingpt.pretrained.tokenizer_files import byte_to_char, download_pretrained, read_tokenizer, visible, write_tokenizer
+from mingpt.fast.bpe_merge import Merger
+from mingpt.fast.bpe_split import blocks, checked_text, split_at, split_text
 from mingpt.char import token_ids
-from mingpt.files import short
+from mingpt.support.files import short
 
 # ------------------------------------------------------------------------------------------------------ tokenizer
 

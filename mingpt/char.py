@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Iterable, Sequence
 
-from mingpt.files import short
+from mingpt.support.files import short
 
 
 class CharTokenizer:

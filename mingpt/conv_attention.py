@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mingpt.hooks import add_taps
-from mingpt.loss import cross_entropy
+from mingpt.interpret.hooks import add_hook_points
+from mingpt.model import cross_entropy
 
 
 @dataclass(frozen=True)
@@ -124,13 +124,13 @@ class Attention(nn.Module):
     """Causal attention, softmax(q k^T / sqrt(D)) v, with the heads side by side and no map after them.
 
     `q`, `k`, `v`, `head_out`, (B, H, T, D), and `pattern`, (B, H, T, T), can be recorded and changed: see
-    `mingpt.hooks`.
+    `mingpt.interpret.hooks`.
     """
 
     def __init__(self, config: ConvAttentionConfig):
         super().__init__()
         self.qkv = QKV(config)
-        add_taps(self, "q", "k", "v", "pattern", "head_out")
+        add_hook_points(self, "q", "k", "v", "pattern", "head_out")
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x is (B, T, C); mask is (T, T) or (B, T, T), 0 where a query may look and -inf where not."""

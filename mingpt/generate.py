@@ -31,19 +31,22 @@ class KVCache:
         self.uniform = True  # all lengths equal: columns can be sliced instead of indexed
         self.keys: list[Tensor | None] = [None] * n_layer  # each (B, H, block_size, D), made at its first use
         self.values: list[Tensor | None] = [None] * n_layer
+        self._mask: Tensor | None = None  # for the tokens at hand; all layers use the same
 
     def positions(self, T: int) -> Tensor:
         """Positions of the next T tokens of each row: (B, T), or (1, T) where all rows are equally long, int64."""
         lengths = self.lengths[:1] if self.uniform else self.lengths
         return lengths[:, None] + torch.arange(T, device=lengths.device)
 
-    def mask(self, T: int) -> Tensor:
-        """0 where the next T tokens may look and -inf elsewhere, float32: (B or 1, 1, T, S), or what broadcasts to it."""
-        if T == 1 and self.uniform:
-            return torch.zeros(1, 1, 1, 1, device=self.lengths.device)  # one token sees all that came before
-        S = self.longest + T
-        visible = torch.arange(S, device=self.lengths.device) <= self.positions(T)[:, None, :, None]
-        return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -math.inf)
+    def mask(self, T: int) -> Tensor | None:
+        """0 where the next T tokens may look and -inf elsewhere, (B or 1, 1, T, S) float32; None if that is all before them."""
+        if self.longest == 0 or T == 1 and self.uniform:
+            return None
+        if self._mask is None or self._mask.size(-2) != T:
+            columns = torch.arange(self.longest + T, device=self.lengths.device)
+            visible = columns <= self.positions(T)[:, None, :, None]
+            self._mask = torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -math.inf)
+        return self._mask
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store k and v, (B, H, T, D), after what the layer holds. Returns all of them, (B, H, S, D)."""
@@ -65,12 +68,14 @@ class KVCache:
         """Count T tokens, stored in all layers, as held."""
         self.lengths = self.lengths + T
         self.longest += T
+        self._mask = None
 
     def keep(self, lengths: Tensor) -> None:
         """Forget all but the first `lengths[b]` tokens of each row b; `lengths` is (B,) int64."""
         self.lengths = lengths.to(self.lengths.device)
         self.longest = int(lengths.max())
         self.uniform = int(lengths.min()) == self.longest
+        self._mask = None
 
 
 def sample(logits: Tensor, temperature: float = 1.0, do_sample: bool = False, top_k: int | None = None,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mingpt.loss import cross_entropy
+from mingpt.model import cross_entropy
 
 
 def context_index(idx: Tensor, vocab_size: int) -> Tensor:
@@ -60,7 +60,7 @@ class LowRank(nn.Module):
         idx      (B, T) int64, T >= n - 1
         targets  (B, T) int64, the tokens to predict; -1 where there is nothing to learn
 
-        Returns (logits, loss): logits (B, T, V), of mean 0; loss as `mingpt.loss.cross_entropy`, or None. The first
+        Returns (logits, loss): logits (B, T, V), of mean 0; loss as `mingpt.fast.cross_entropy.cross_entropy`, or None. The first
         n - 2 positions have no whole context: their logits are 0, and their targets do not count.
         """
         B, T = idx.shape

@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from mingpt.utils import has_fast_bfloat16
+from mingpt.support.devices import has_fast_bfloat16
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,13 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from mingpt.batches import Batches
-from mingpt.checkpoints import fingerprint, load_torch, save_torch
-from mingpt.command import Stopped, StopRequest
-from mingpt.files import append_line, own_folder, read_text, remove_own, write_text
+from mingpt.support.checkpoints import fingerprint, load_torch, save_torch
+from mingpt.support.command import Stopped, StopRequest
+from mingpt.support.files import append_line, own_folder, read_text, remove_own, write_text
 from mingpt.optim import OptimConfig, make_optimizers, rate_factor
-from mingpt.processes import join_processes, lost_processes_named, process_count, process_rank
-from mingpt.utils import keep_freed_memory, pick_dtype, progress_options
+from mingpt.support.processes import join_processes, lost_processes_named, process_count, process_rank
+from mingpt.support.config import without_former_fields
+from mingpt.support.devices import keep_freed_memory, pick_dtype, progress_options
 
 
 @dataclass(frozen=True)
@@ -289,7 +290,7 @@ class Trainer:
         if self.max_iters < saved["max_iters"]:
             changed.append(f"it had {saved['max_iters']} steps and now has {self.max_iters}")
         changed += [f"{name} differs" for name in {**saved["extra"], **self.extra}
-                    if _differ(saved["extra"].get(name), self.extra.get(name))]
+                    if _differ(without_former_fields(saved["extra"].get(name)), self.extra.get(name))]
         changed += [f"the content of {name} differs" for name in {**saved["inputs"], **self.inputs}
                     if _differ(saved["inputs"].get(name), self.inputs.get(name))]
         return changed

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from conftest import REPOSITORY, made_once
-from mingpt.files import read_json, write_text
+from mingpt.support.files import read_json, write_text
 from projects.birthplace import checks, grade, probe, sandbox
 from projects.birthplace.dataset import NameDataset, make_tokenizer
 from projects.birthplace.evaluate import predict
@@ -84,8 +84,10 @@ def submission(folder: Path) -> Path:
             shutil.copyfile(path, folder / name)
     for part in ("mingpt", "projects/birthplace"):
         (folder / part).mkdir(parents=True)
-        for path in (REPOSITORY / part).glob("*.py"):
-            shutil.copyfile(path, folder / part / path.name)
+        for path in (REPOSITORY / part).rglob("*.py"):
+            copy = folder / path.relative_to(REPOSITORY)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
     return folder
 
 

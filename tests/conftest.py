@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items):
 
 def made_once(name: str, make) -> Path:
     """The folder `name`, filled by `make(folder)` once for all processes of this run of the tests. Not to be changed."""
-    from mingpt.files import try_lock
+    from mingpt.support.files import try_lock
 
     folder = Path(os.environ[SHARED]) / name
     with open(f"{folder}.lock", "ab") as lock:

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from mingpt.files import read_text
+from mingpt.support.files import read_text
 from projects.attention_exploration import theory
 from projects.attention_exploration.measure import Row, attend, orthonormal, sample_keys, sampled, weights
 from projects.attention_exploration.run import main

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from conftest import REAL_DATA
-from mingpt.command import Stopped
-from mingpt.download import DownloadError
-from mingpt.files import write_json
+from mingpt.support.command import Stopped
+from mingpt.pretrained.download import DownloadError
+from mingpt.support.files import write_json
 from mingpt.model import GPT, GPTConfig
 from projects.benchmark import harness, tokenizer
 from projects.benchmark.generation import uncached_seconds

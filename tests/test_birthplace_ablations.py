@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import REPOSITORY
-from mingpt.files import read_text, write_text
+from mingpt.support.files import read_text, write_text
 from mingpt.trainer import Trainer
 from projects.birthplace import ablations
 from projects.birthplace.ablations import CHANGES, AblationOptions, laboratory

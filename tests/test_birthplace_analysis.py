@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mingpt.files import read_text
+from mingpt.support.files import read_text
 from projects.birthplace import analysis
 from projects.birthplace.analysis import Answer, calibration, grouped, describe_answers, wilson
 from projects.birthplace.dataset import MASK, WORLD, make_tokenizer

@@ -19,8 +19,8 @@ import torch
 import birthplace_submission as world
 from birthplace_submission import edit
 from conftest import REPOSITORY
-from mingpt.checkpoints import load_torch
-from mingpt.files import read_text, write_text
+from mingpt.support.checkpoints import load_torch
+from mingpt.support.files import read_text, write_text
 from mingpt.model import Block, CausalSelfAttention
 from projects.birthplace import checks, grade, probe, reference, sandbox
 from projects.birthplace.checks import Exam
@@ -358,8 +358,8 @@ def test_a_variant_that_leaks_is_found_out(variant, monkeypatch):
     if variant == "perceiver":
         forward = Block.forward
 
-        def leak(block, x, context):
-            y = forward(block, x, context)
+        def leak(block, x, *context):
+            y = forward(block, x, *context)
             return y + x.flip(1) if x.size(1) < 24 else y  # fewer than positions: these are the vectors
 
         monkeypatch.setattr(Block, "forward", leak)

@@ -10,7 +10,7 @@ import pytest
 
 import birthplace_submission as world
 from conftest import REPOSITORY
-from mingpt.files import read_text, write_text
+from mingpt.support.files import read_text, write_text
 from projects.birthplace import handout as handout_module, sandbox
 from projects.birthplace.grade import GradeOptions, grade
 from projects.birthplace.handout import blank, body_lines, functions_of, handout, read_list

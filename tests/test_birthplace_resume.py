@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from mingpt.checkpoints import load_torch
-from mingpt.files import own_folder, read_text, write_text
+from mingpt.support.checkpoints import load_torch
+from mingpt.support.files import own_folder, read_text, write_text
 from mingpt.trainer import Trainer
 from projects.birthplace import analysis
 from projects.birthplace import run as study
@@ -161,7 +161,7 @@ def test_a_signal_stops_a_study_which_goes_on_to_the_same_end(worlds, tmp_path, 
 
 def test_a_folder_in_use_is_left_alone(worlds, tmp_path, error_line, monkeypatch):
     """By whatever command, and before it has worked for an hour."""
-    from mingpt import files
+    from mingpt.support import files
     from projects.birthplace import ablations, grade
 
     for module, name in ((ablations, "run_one"), (analysis, "predict_with_paraphrases"), (grade, "grade"), (study, "train"),

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from conftest import REPOSITORY
-from mingpt.files import read_text, write_text
+from mingpt.support.files import read_text, write_text
 from projects.birthplace import run as study
 from projects.birthplace.files import PARAPHRASES, Questions, load_files, person
 from projects.birthplace.dataset import MASK, WORLD, make_tokenizer

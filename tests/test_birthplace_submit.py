@@ -9,7 +9,7 @@ import pytest
 
 import birthplace_submission as world
 from conftest import REPOSITORY
-from mingpt.files import read_text, write_text
+from mingpt.support.files import read_text, write_text
 from projects.birthplace import sandbox
 from projects.birthplace.files import load_files, study_folder
 from projects.birthplace.run import main

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mingpt.hooks import record
+from mingpt.interpret.hooks import record
 from mingpt.model import GPTConfig
 from mingpt.optim import parameter_groups
 from projects.birthplace.variants import VARIANTS, make_variant

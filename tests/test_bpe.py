@@ -21,12 +21,13 @@ import numpy as np
 import pytest
 import torch
 
-from mingpt import bpe_files, bpe_split
+from mingpt.pretrained import tokenizer_files as bpe_files
+from mingpt.fast import bpe_split
 from mingpt.bpe import BPETokenizer
-from mingpt.bpe_files import byte_to_char
-from mingpt.bpe_split import split_text
+from mingpt.pretrained.tokenizer_files import byte_to_char
+from mingpt.fast.bpe_split import split_text
 from mingpt.char import CharTokenizer
-from mingpt.files import cache_folder
+from mingpt.support.files import cache_folder
 from mingpt.model import GPT
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -254,7 +255,7 @@ def test_long_words_take_a_linear_number_of_steps(small, letters, monkeypatch):
         steps += 1
         return pop(heap)
 
-    monkeypatch.setattr("mingpt.bpe_merge.heapq.heappop", counted)
+    monkeypatch.setattr("mingpt.fast.bpe_merge.heapq.heappop", counted)
     for n in (1_000, 10_000, 40_000):
         text, steps = letters * (n // len(letters)), 0
         assert small.decode(small.encode(text)) == text
@@ -325,7 +326,7 @@ def test_saved_files_with_the_tokenizers_package(small, tmp_path):
 
 
 def test_from_pretrained(gpt2_files, monkeypatch, tmp_path, capsys):
-    from mingpt import download
+    from mingpt.pretrained import download
 
     monkeypatch.setenv("MINGPT_CACHE", str(tmp_path))
     contents = dict(zip(("vocab.json", "merges.txt"), (path.read_bytes() for path in gpt2_files)))

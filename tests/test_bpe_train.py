@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mingpt.bpe import BPETokenizer, count_words, learn_merges
-from mingpt.bpe_files import byte_to_char
-from mingpt.bpe_split import split_text
+from mingpt.pretrained.tokenizer_files import byte_to_char
+from mingpt.fast.bpe_split import split_text
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"

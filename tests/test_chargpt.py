@@ -16,8 +16,8 @@ import torch
 
 from mingpt.batches import Batches
 from mingpt.bpe import BPETokenizer
-from mingpt.checkpoints import fingerprint, load_torch, save_torch
-from mingpt.files import own_folder, read_json, read_text, try_lock, write_json
+from mingpt.support.checkpoints import fingerprint, load_torch, save_torch
+from mingpt.support.files import own_folder, read_json, read_text, try_lock, write_json
 from mingpt.model import GPT
 from mingpt.trainer import Trainer
 from projects.chargpt import run as chargpt

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mingpt.checkpoints import fingerprint, load_torch, save_torch
+from mingpt.support.checkpoints import fingerprint, load_torch, save_torch
 
 
 def test_a_dictionary_round_trips_and_anything_else_is_refused(tmp_path):

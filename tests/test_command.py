@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from mingpt import command
-from mingpt.command import Stopped, StopRequest, describe, one_line_errors, printable
+from mingpt.support import command
+from mingpt.support.command import Stopped, StopRequest, describe, one_line_errors, printable
 
 
 def test_a_users_mistake_ends_in_one_line_and_a_bug_does_not(monkeypatch, capsys):
@@ -112,7 +112,7 @@ def test_streams_without_reconfigure_or_none_at_all(monkeypatch):
 def test_closed_and_broken_streams_lose_nothing(tmp_path, environment):
     program = """
 import os, sys
-from mingpt.command import one_line_errors
+from mingpt.support.command import one_line_errors
 with one_line_errors():
     for i in range(100_000):
         print("line", i)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import pytest
 
-from mingpt.config import Parser, config_from_args, config_from_dict, config_to_dict
+from mingpt.support.config import Parser, config_from_args, config_from_dict, config_to_dict
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mingpt.conv_attention import (AttentionAttentionNet, AttentionNet, CausalConv, ConvAttentionConfig,
                                    ConvAttentionNet, ConvNet, Smear, SmearAttentionNet)
-from mingpt.hooks import record
+from mingpt.interpret.hooks import record
 from mingpt.optim import OptimConfig, parameter_groups
 from mingpt.trainer import Trainer, TrainerConfig
 from projects.benchmark.conv_attention import PlainConvAttention

@@ -1,4 +1,4 @@
-"""mingpt.download and data/cs224n_a5/prepare.py against a local server that misbehaves in every way we know of.
+"""mingpt.pretrained.download and data/cs224n_a5/prepare.py against a local server that misbehaves in every way we know of.
 
 What holds throughout: a call ends with the right file, or with DownloadError and no file under the final name.
 """
@@ -18,9 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from mingpt import download, watchdog
-from mingpt.download import DownloadError, fetch
-from mingpt.files import sha256_of
+from mingpt.pretrained import download
+from mingpt.pretrained import watchdog
+from mingpt.pretrained.download import DownloadError, fetch
+from mingpt.support.files import sha256_of
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = bytes(range(256)) * 2000  # 512,000 bytes: eight chunks
@@ -680,7 +681,7 @@ def test_a_check_decides_where_there_is_no_sha256(start, path, capsys):
 
 
 def test_published_weights_without_a_sha256_are_checked_against_their_header(start, tmp_path, monkeypatch):
-    from mingpt import pretrained
+    from mingpt.pretrained import gpt2 as pretrained
     from mingpt.model import GPT, GPTConfig
     monkeypatch.setitem(pretrained.PUBLISHED, "gpt-nano", ("main", None))
     monkeypatch.setenv("MINGPT_CACHE", str(tmp_path / "cache"))
@@ -696,7 +697,7 @@ def test_published_weights_without_a_sha256_are_checked_against_their_header(sta
 
 
 def test_every_published_model_has_a_fixed_revision_and_fits_its_largest_size():
-    from mingpt import pretrained
+    from mingpt.pretrained import gpt2 as pretrained
     from mingpt.model import GPTConfig
     sizes = {"gpt2": 548_105_171, "gpt2-xl": 6_431_000_000}  # of the real files
     for name, (revision, digest) in pretrained.PUBLISHED.items():
@@ -743,7 +744,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(start, path):
 
 # ---- processes
 
-CHILD = "import sys; from mingpt.download import fetch; fetch(sys.argv[1], sys.argv[2], sys.argv[3])"
+CHILD = "import sys; from mingpt.pretrained.download import fetch; fetch(sys.argv[1], sys.argv[2], sys.argv[3])"
 
 
 def child(server, path):

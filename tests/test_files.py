@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from mingpt import files
-from mingpt.files import (append_line, atomic_path, is_own, own_folder, read_json, read_text, remove_own, sha256_of, try_lock,
+from mingpt.support import files
+from mingpt.support.files import (append_line, atomic_path, is_own, own_folder, read_json, read_text, remove_own, sha256_of, try_lock,
                           write_json, write_text)
 
 DEAD = 4_194_305  # above the largest process number that Linux gives
@@ -129,8 +129,8 @@ def test_the_hash_of_a_file(tmp_path):
 def test_a_second_process_gets_one_line_and_touches_nothing(tmp_path, environment):
     second = """
 import sys
-from mingpt.command import one_line_errors
-from mingpt.files import own_folder, write_text
+from mingpt.support.command import one_line_errors
+from mingpt.support.files import own_folder, write_text
 with one_line_errors(), own_folder(sys.argv[1]):
     write_text(sys.argv[1] + "/loss.png", "second")
 """

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mingpt.bpe import BPETokenizer
-from mingpt.checkpoints import load_torch, save_torch
-from mingpt.download import DownloadError
-from mingpt.heads import previous_token_scores
+from mingpt.support.checkpoints import load_torch, save_torch
+from mingpt.pretrained.download import DownloadError
+from mingpt.interpret.heads import previous_token_scores
 from mingpt.model import GPT, GPTConfig
 from projects.gpt2_heads import small, specimen
 from projects.gpt2_heads.density import gaussian_kde, mass_outside, scott_bandwidth

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from mingpt.heads import composition_scores, edit, exchange, head_weights, project, subspace_similarity
-from mingpt.hooks import patch, record
+from mingpt.interpret.heads import composition_scores, edit, exchange, head_weights, project, subspace_similarity
+from mingpt.interpret.hooks import patch, record
 from mingpt.model import GPT, GPTConfig
 from projects.gpt2_heads.mechanism import doubts, report
 from projects.gpt2_heads.mechanism.commands import against_published

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from mingpt.heads import (Factored, ablate, common_subspace, composition_scores, copying_scores,
+from mingpt.interpret.heads import (Factored, ablate, common_subspace, composition_scores, copying_scores,
                           copying_scores_by_activation, diagonal_z, duplicate_token_scores, edit, exchange, head_views,
                           head_weights, induction_scores, logit_attribution, logit_lens, prefix_matching_scores,
                           previous_token_scores, product_norms, project, subspace_similarity, unembedding)
-from mingpt.hooks import record
+from mingpt.interpret.hooks import record
 from mingpt.model import GPT, CausalSelfAttention, GPTConfig
 
 L, H, C, D, V = 3, 4, 32, 8, 31
@@ -267,8 +267,8 @@ def test_models_without_mlps_are_analysed_as_well(idx):
             super().__init__()
             self.ln_1, self.attn = nn.LayerNorm(config.n_embd), CausalSelfAttention(config, layer)
 
-        def forward(self, x, context):
-            return x + self.attn(self.ln_1(x), context)
+        def forward(self, x, rotation, cache):
+            return x + self.attn(self.ln_1(x), rotation, cache)
 
     class AttentionOnlyGPT(GPT):
         def make_blocks(self):

@@ -10,9 +10,9 @@ from torch import nn
 
 from mingpt import model as model_file
 from mingpt.generate import KVCache
-from mingpt.heads import ablate
-from mingpt.hooks import Tap, add_taps, find, patch, record
-from mingpt.model import GPT, GPTConfig, explicit_attention
+from mingpt.interpret.heads import ablate
+from mingpt.interpret.hooks import HookPoint, add_hook_points, find, patch, record
+from mingpt.model import GPT, GPTConfig, attention
 
 TAPS = {"resid_pre": "BTC", "resid_mid": "BTC", "resid_post": "BTC", "attn.q": "BHTD", "attn.k": "BHTD",
         "attn.v": "BHTD", "attn.scores": "BHTS", "attn.pattern": "BHTS", "attn.head_out": "BHTD", "mlp.hidden": "BTF"}
@@ -35,7 +35,7 @@ def hooks_of(model) -> int:
     return sum(len(module._forward_hooks) for module in model.modules())
 
 
-@pytest.mark.parametrize("architecture", [dict(), dict(positions="rotary", qk_norm=True), dict(attention="batched")])
+@pytest.mark.parametrize("architecture", [dict(), dict(positions="rotary", qk_norm=True)])
 def test_every_tap_has_its_documented_shape_and_recording_changes_nothing(architecture, idx):
     model = gpt(**architecture)
     expected = model(idx)[0]
@@ -77,7 +77,7 @@ def test_stack_puts_the_layers_in_a_first_dimension(idx):
 
 def test_the_fused_kernel_stays_unless_scores_or_a_pattern_are_asked_for(idx, monkeypatch):
     model, calls = gpt(), []
-    monkeypatch.setattr(model_file, "explicit_attention", lambda *args: calls.append(1) or explicit_attention(*args))
+    monkeypatch.setattr(model_file, "attention", lambda *args: calls.append(1) or attention(*args))
     everything_else = [f"h.*.{tap}" for tap in TAPS if tap not in ("attn.scores", "attn.pattern")]
     with record(model, everything_else), patch(model, {"h.0.attn.q": torch.neg}):
         model(idx)
@@ -189,8 +189,8 @@ def test_any_module_with_taps_can_be_hooked():
         def __init__(self):
             super().__init__()
             self.line = nn.Linear(3, 3)
-            self.plain = Tap()
-            add_taps(self, "keys")
+            self.plain = HookPoint()
+            add_hook_points(self, "keys")
 
         def forward(self, x):
             return self.plain(self.keys(self.line(x)) * 2)

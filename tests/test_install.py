@@ -48,7 +48,8 @@ def test_an_installation_brings_mingpt_alone_and_a_checkout_goes_first(editable,
     site = next(target.rglob("*.dist-info")).parent
     if not editable:
         assert [path.name for path in site.iterdir() if path.suffix != ".dist-info"] == ["mingpt"]
-        assert {p.name for p in (site / "mingpt").glob("*.py")} == {p.name for p in (REPOSITORY / "mingpt").glob("*.py")}
+        assert {p.relative_to(site) for p in (site / "mingpt").rglob("*.py")} == \
+            {p.relative_to(REPOSITORY) for p in (REPOSITORY / "mingpt").rglob("*.py")}
     done = subprocess.run([sys.executable, "-I", "-c", WHERE, str(site), str(REPOSITORY)], cwd=tmp_path, capture_output=True,
                           text=True, check=True)
     installed, with_checkout = json.loads(done.stdout)

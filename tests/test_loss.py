@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mingpt.loss import CachedCrossEntropy, cross_entropy
+from mingpt.fast.cross_entropy import CachedCrossEntropy
+from mingpt.model import cross_entropy
 
 
 def test_loss_ignores_targets_of_minus_one_and_is_zero_without_targets():
@@ -54,7 +55,7 @@ def test_evaluation_keeps_no_gradient(monkeypatch):
     monkeypatch.setattr(CachedCrossEntropy, "LARGE", 0)
     logits, targets = torch.randn(2, 5, 7), torch.randint(0, 7, (2, 5))
     made = []
-    monkeypatch.setattr("mingpt.loss.torch.empty_like", lambda x: made.append(x) or torch.zeros_like(x))
+    monkeypatch.setattr("mingpt.fast.cross_entropy.torch.empty_like", lambda x: made.append(x) or torch.zeros_like(x))
     assert cross_entropy(logits, targets).grad_fn is None and not made
     cross_entropy(logits.clone().requires_grad_(), targets)
     assert len(made) == 1, "the gradient's place, only where there is a gradient"

@@ -9,8 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from mingpt.generate import KVCache
-from mingpt.model import (GPT, PRESETS, GPTConfig, batched_attention, explicit_attention,
-                          fastest_attention, fused_attention)
+from mingpt import fast
+from mingpt import model as model_file
+from mingpt.fast.attention import batched_attention, fast_attention, fused_attention
+from mingpt.model import GPT, PRESETS, GPTConfig, attention
 
 SMALL = dict(vocab_size=31, block_size=24, n_layer=3, n_head=4, n_embd=32)
 
@@ -31,47 +33,41 @@ ARCHITECTURES = [dict(positions=p, qk_norm=n, tie_weights=t)
                  for p, n, t in itertools.product(("learned", "rotary"), (False, True), (False, True))]
 
 
-@pytest.mark.parametrize("T", [1, 2, 7, 64])
-def test_three_attentions_give_the_same_numbers(T):
-    q, k, v = (torch.randn(2, 3, T, 8, dtype=torch.float64) for _ in range(3))
-    mask = torch.full((T, T), -math.inf, dtype=torch.float64).triu(1)
-    expected = explicit_attention(q, k, v, mask, 0.0)
-    torch.testing.assert_close(batched_attention(q, k, v, mask, 0.0), expected)
-    torch.testing.assert_close(fused_attention(q, k, v, None, 0.0), expected)
-    torch.testing.assert_close(fused_attention(q, k, v, mask, 0.0), expected)
+def batched_where_it_can(q, k, v, mask, dropout):
+    return batched_attention(q, k, v, dropout) if mask is None and q.size(2) == k.size(2) else attention(q, k, v, mask, dropout)
+
+
+@pytest.fixture
+def take(monkeypatch):
+    """`take("plain")`: models compute attention in that way from now on."""
+    def take(way: str) -> None:
+        monkeypatch.setattr(fast, "_on", way != "plain")
+        kernels = {"batched": batched_where_it_can, "fused": fused_attention}
+        monkeypatch.setattr(model_file, "fast_attention", kernels.get(way, fast_attention))
+    return take
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_fast_paths_match_the_explicit_one_forward_and_backward(architecture):
-    explicit = small_gpt(**architecture, attention="explicit")
-    idx, targets = tokens(3, 20), tokens(3, 20)
-    logits, loss = explicit(idx, targets)
-    loss.backward()
-    for attention in ("auto", "batched", "fused"):
-        fast = GPT(GPTConfig(**SMALL, **architecture, attention=attention))
-        fast.load_state_dict(explicit.state_dict())
-        fast_logits, fast_loss = fast(idx, targets)
-        fast_loss.backward()
+def test_the_fast_ways_match_the_plain_one_forward_and_backward(architecture, take):
+    gpt, idx, targets = small_gpt(**architecture), tokens(3, 20), tokens(3, 20)
+    take("plain")
+    logits, loss = gpt(idx, targets)
+    expected = torch.autograd.grad(loss, gpt.parameters())
+    for way in ("fast", "batched", "fused"):
+        take(way)
+        fast_logits, fast_loss = gpt(idx, targets)
         torch.testing.assert_close(fast_logits, logits, rtol=1e-4, atol=1e-4)
-        for (name, a), b in zip(fast.named_parameters(), explicit.parameters()):
-            torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5, msg=name)
+        for gradient, of_plain in zip(torch.autograd.grad(fast_loss, gpt.parameters()), expected):
+            torch.testing.assert_close(gradient, of_plain, rtol=1e-3, atol=1e-5)
 
 
-def test_sixteen_bit_training_on_a_cpu_takes_the_batched_path_and_all_else_the_fused_one():
-    q = torch.randn(1, 1, 4, 8, requires_grad=True)
-    assert fastest_attention(q.bfloat16(), True) == "batched"
-    assert fastest_attention(q, True) == "fused"
-    assert fastest_attention(q.bfloat16(), False) == "fused"
-    with torch.no_grad():
-        assert fastest_attention(q.bfloat16(), True) == "fused"
-
-
-@pytest.mark.parametrize("attention", ["explicit", "batched", "fused"])
+@pytest.mark.parametrize("way", ["plain", "batched", "fused"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_future_token_changes_no_earlier_logit(architecture, training, dtype, attention):
-    gpt = small_gpt(**architecture, attention=attention)
+def test_a_future_token_changes_no_earlier_logit(architecture, training, dtype, way, take):
+    gpt = small_gpt(**architecture)
+    take(way)
     idx = tokens(2, 20)
     changed = idx.clone()
     changed[:, 12:] = (changed[:, 12:] + 1 + tokens(2, 8) % 29) % 31
@@ -81,10 +77,11 @@ def test_a_future_token_changes_no_earlier_logit(architecture, training, dtype, 
     assert (before[:, 12:] != after[:, 12:]).any(dim=2).all(), "and every later one does change"
 
 
-@pytest.mark.parametrize("attention", ["explicit", "batched", "fused"])
+@pytest.mark.parametrize("way", ["plain", "batched", "fused"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_future_token_changes_no_earlier_logit_with_a_cache(architecture, attention):
-    gpt = small_gpt(**architecture, attention=attention)
+def test_a_future_token_changes_no_earlier_logit_with_a_cache(architecture, way, take):
+    gpt = small_gpt(**architecture)
+    take(way)
     idx = tokens(2, 20)
     changed = idx.clone()
     changed[:, 12:] = (changed[:, 12:] + 1) % 31
@@ -198,7 +195,6 @@ def test_a_deep_copy_is_independent_of_the_original():
     (dict(n_layer=0), "n_layer is 0; it must be at least 1"),
     (dict(dropout=1.0), r"dropout is 1.0; it must be in \[0, 1\)"),
     (dict(positions="sine"), "positions is 'sine'; it must be one of learned, rotary"),
-    (dict(attention="flash"), "attention is 'flash'; it must be one of auto, explicit, batched, fused"),
     (dict(positions="rotary", n_embd=20), "head_dim is 5; rotary positions turn pairs"),
 ])
 def test_a_bad_configuration_says_what_to_change(changes, message):
@@ -238,10 +234,11 @@ def test_memory_grows_with_the_length_and_not_with_its_square():
     assert max(sizes) <= 2048 * max(4 * 32, 3 * 32, 31) * 4 < 2048 * 2048, "nothing is T x T"
 
 
-@pytest.mark.parametrize("attention", ["auto", "explicit", "batched", "fused"])
-def test_compilation_takes_batches_of_other_shapes(attention):
+@pytest.mark.parametrize("way", ["plain", "fast", "batched", "fused"])
+def test_compilation_takes_batches_of_other_shapes(way, take):
     torch._dynamo.reset()
-    model = small_gpt(attention=attention, n_layer=1)
+    take(way)
+    model = small_gpt(n_layer=1)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     for shape in ((4, 8), (3, 5)):
         idx, targets = tokens(*shape), tokens(*shape)

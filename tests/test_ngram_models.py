@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mingpt.hooks import record
+from mingpt.interpret.hooks import record
 from mingpt.low_rank import context_index
 from projects.ngram_superposition.distributions import geometric_law
 from projects.ngram_superposition.faults import OneLowRank, OneTransformer

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mingpt import command
+from mingpt.support import command
 from projects.ngram_superposition.distributions import Law, almost_rank_law, geometric_law, peaked_law, rank_law
 from projects.ngram_superposition.experiments import FROZEN, all_skips, divergence_of
 from projects.ngram_superposition.faults import error_of, notebook_attention_map, notebook_freeze, notebook_mean

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mingpt import pretrained
-from mingpt.checkpoints import save_torch
-from mingpt.hooks import record
+from mingpt.pretrained import gpt2 as pretrained
+from mingpt.support.checkpoints import save_torch
+from mingpt.interpret.hooks import record
 from mingpt.model import GPT, GPTConfig
-from mingpt.pretrained import SafeTensors, write_safetensors
+from mingpt.pretrained.gpt2 import SafeTensors, write_safetensors
 from projects.birthplace.variants import Synthesizer
 
 CLOSE = dict(rtol=1e-4, atol=1e-4)
@@ -386,7 +386,7 @@ def test_loading_needs_little_more_memory_than_the_model(tmp_path, environment):
 import sys
 import torch
 from mingpt.model import GPT
-import mingpt.pretrained
+import mingpt.pretrained.gpt2
 
 def memory(field):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field))

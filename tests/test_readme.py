@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from conftest import REPOSITORY
-from mingpt.files import write_text
+from mingpt.support.files import write_text
 
 READMES = sorted(path for path in REPOSITORY.rglob("README.md")
                  if not any(part == "out" or part.startswith(".") for part in path.relative_to(REPOSITORY).parts))

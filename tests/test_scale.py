@@ -17,10 +17,10 @@ import pytest
 from torch import distributed as dist
 
 from conftest import REPOSITORY
-from mingpt.checkpoints import load_torch
-from mingpt.files import read_text, write_json, write_text
+from mingpt.support.checkpoints import load_torch
+from mingpt.support.files import read_text, write_json, write_text
 from mingpt.optim import OptimConfig
-from mingpt.processes import process_rank
+from mingpt.support.processes import process_rank
 from mingpt.trainer import Trainer, TrainerConfig
 from projects.birthplace import run as birthplace
 from projects.birthplace.dataset import WORLD
@@ -262,7 +262,7 @@ def test_a_gigabyte_of_text_takes_less_memory_than_that(tmp_path, environment):
 
 
 if __name__ == "__main__":
-    from mingpt.command import one_line_errors
+    from mingpt.support.command import one_line_errors
 
     with one_line_errors():
         {"trainer": work_of_trainer, "projects": work_of_projects}[sys.argv[1]](Path(sys.argv[2]))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mingpt.checkpoints import load_torch, save_torch
-from mingpt.command import Stopped
+from mingpt.support.checkpoints import load_torch, save_torch
+from mingpt.support.command import Stopped
 from mingpt.model import GPT, GPTConfig
 from mingpt.optim import OptimConfig
 from mingpt.trainer import Trainer, TrainerConfig

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mingpt.utils import pick_device, pick_dtype, set_seed, with_spread
+from mingpt.support.devices import pick_device, pick_dtype, set_seed, with_spread
 
 
 def test_mean_with_spread():

@@ -15,8 +15,8 @@ from data.wikitext2.generate import SENTENCES, generate
 from data.wikitext2.prepare import ARCHIVE, SHA256, prepare, unpack
 from mingpt.batches import Batches
 from mingpt.bpe import BPETokenizer
-from mingpt.download import DownloadError
-from mingpt.files import sha256_of
+from mingpt.pretrained.download import DownloadError
+from mingpt.support.files import sha256_of
 from projects.wikitext_induction.text import (DURSLEY, Lines, Packed, load_corpus, prompt_tokens, read_split,
                                               train_tokenizer)
 

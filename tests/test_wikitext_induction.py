@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from conftest import REPOSITORY
-from mingpt.checkpoints import fingerprint, write_sealed
+from mingpt.support.checkpoints import fingerprint, write_sealed
 from mingpt.conv_attention import ConvAttentionConfig, ConvAttentionNet
-from mingpt.files import read_text, try_lock, write_json
+from mingpt.support.files import read_text, try_lock, write_json
 from mingpt.trainer import Trainer
 from projects.wikitext_induction import faults
 from projects.wikitext_induction.ablations import ablate, one_further_back, smeared, without_previous

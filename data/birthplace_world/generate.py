@@ -19,8 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout's mingpt, installed or not
 
-from mingpt.command import describe  # noqa: E402
-from mingpt.files import own_folder, write_text  # noqa: E402
+from mingpt.support.command import describe  # noqa: E402
+from mingpt.support.files import own_folder, write_text  # noqa: E402
 
 # No given name and surname below make a full name that is part of another one: surnames are not prefixes of each
 # other, so "this person is in no document" can be checked by searching for the name.

@@ -14,7 +14,7 @@ Output to expect, after a second or two:
 `wiki.txt` holds a sentence or two about one person a line, to pretrain on. A line of `birth_places_train.tsv` and
 `birth_dev.tsv` is a question and its answer with a tab between them, "Where was Khatchig Mouradian born?\tLebanon";
 `birth_test_inputs.tsv` has the questions only. Without a network, put the four files into the folder by hand, or
-serve them from a folder elsewhere and name it in MINGPT_MIRROR (see mingpt/download.py).
+serve them from a folder elsewhere and name it in MINGPT_MIRROR (see mingpt/pretrained/download.py).
 """
 import argparse
 import sys
@@ -23,9 +23,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # this checkout's mingpt, installed or not: other packages have that name too
 
-from mingpt.command import one_line_errors  # noqa: E402
-from mingpt.download import fetch  # noqa: E402
-from mingpt.files import sha256_of  # noqa: E402
+from mingpt.support.command import one_line_errors  # noqa: E402
+from mingpt.pretrained.download import fetch  # noqa: E402
+from mingpt.support.files import sha256_of  # noqa: E402
 
 SHA256 = {
     "birth_places_train.tsv": "521f7f42bbd9065525edc1eb4353b6706215e76bd683653e36bacace2c8bb409",

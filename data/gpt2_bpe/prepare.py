@@ -10,7 +10,7 @@ Prints where the two files are, and what they hold:
     50257 tokens, 50000 merges
 
 Without a network, put the two files there by hand, or serve them from a folder elsewhere and name it in MINGPT_MIRROR
-(see mingpt/download.py).
+(see mingpt/pretrained/download.py).
 """
 
 import sys
@@ -19,9 +19,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout's mingpt, installed or not
 
 from mingpt.bpe import BPETokenizer  # noqa: E402
-from mingpt.bpe_files import download_pretrained  # noqa: E402
-from mingpt.command import one_line_errors  # noqa: E402
-from mingpt.config import Parser  # noqa: E402
+from mingpt.pretrained.tokenizer_files import download_pretrained  # noqa: E402
+from mingpt.support.command import one_line_errors  # noqa: E402
+from mingpt.support.config import Parser  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> None:

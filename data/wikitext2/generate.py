@@ -17,8 +17,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # this checkout's mingpt, installed or not
 
-from mingpt.command import one_line_errors  # noqa: E402
-from mingpt.files import own_folder, write_text  # noqa: E402
+from mingpt.support.command import one_line_errors  # noqa: E402
+from mingpt.support.files import own_folder, write_text  # noqa: E402
 
 STARTS = """
 Bal Bren Cor Dal Dor El Fen Gal Hal Ist Jor Kel Lor Mal Mor Nar Ol Per Quin Ral Sar Tam Tor Ul Var Wen Yel Zor

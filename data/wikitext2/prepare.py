@@ -11,7 +11,7 @@ Output to expect:
 
 The text is under CC BY-SA 3.0. Without a network, put the three files into the folder by hand, or the archive
 `wikitext-2-raw-v1.zip`, or serve the archive from a folder elsewhere and name that in MINGPT_MIRROR (see
-mingpt/download.py).
+mingpt/pretrained/download.py).
 """
 import argparse
 import shutil
@@ -23,9 +23,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # this checkout's mingpt, installed or not: other packages have that name too
 
-from mingpt.command import one_line_errors  # noqa: E402
-from mingpt.download import fetch  # noqa: E402
-from mingpt.files import atomic_path  # noqa: E402
+from mingpt.support.command import one_line_errors  # noqa: E402
+from mingpt.pretrained.download import fetch  # noqa: E402
+from mingpt.support.files import atomic_path  # noqa: E402
 
 ARCHIVE = "wikitext-2-raw-v1.zip"
 SHA256 = "ef7edb566e3e2b2d31b29c1fdb0c89a4cc683597484c3dc2517919c615435a11"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from mingpt.plotting import COLORS, figure
+from mingpt.support.plotting import COLORS, figure
 from projects.attention_exploration import theory
 from projects.attention_exploration.theory import ONE_HEAD, TWO_HEADS
 

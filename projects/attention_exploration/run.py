@@ -17,9 +17,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
-from mingpt.command import one_line_errors, way_to_go_on
-from mingpt.config import Parser, config_from_args, config_to_dict
-from mingpt.files import own_folder, write_json, write_text
+from mingpt.support.command import one_line_errors, way_to_go_on
+from mingpt.support.config import Parser, config_from_args, config_to_dict
+from mingpt.support.files import own_folder, write_json, write_text
 from projects.attention_exploration import theory
 from projects.attention_exploration.figures import (plot_averaging, plot_copying, plot_distributions, plot_errors,
                                                     plot_extraction)

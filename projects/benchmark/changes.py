@@ -16,16 +16,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import mingpt.bpe
-import mingpt.bpe_merge
+import mingpt.fast.bpe_merge
 import mingpt.conv_attention
 import mingpt.model
-import mingpt.pretrained
+import mingpt.pretrained.gpt2
 from mingpt.bpe import BPETokenizer
 from mingpt.conv_attention import CausalConv, ConvAttentionConfig, ConvAttentionNet
-from mingpt.heads import common_subspace, exchange, head_views, head_weights
-from mingpt.model import GPT, Context, GPTConfig
-from mingpt.pretrained import SafeTensors
-from mingpt.utils import has_fast_bfloat16, keep_freed_memory
+from mingpt.fast.attention import fused_attention
+from mingpt.generate import KVCache
+from mingpt.interpret.heads import common_subspace, exchange, head_views, head_weights
+from mingpt.model import GPT, GPTConfig
+from mingpt.pretrained.gpt2 import SafeTensors
+from mingpt.support.devices import has_fast_bfloat16, keep_freed_memory
 from projects.benchmark.harness import Table, compare, usual_memory
 from projects.benchmark.mechanism import PERIOD, direct_subspace, published
 from projects.benchmark.startup import python
@@ -80,8 +82,9 @@ def training(quick: bool, repeats: int) -> Iterator[Table]:
         return our_step(GPT(GPTConfig(vocab_size=256, block_size=T, **shape, **config)), dtype, x, y)
 
     tanh_form = mingpt.model, "gelu", lambda x: F.gelu(x, approximate="tanh")
-    steps = {KEPT: step(), "float32": step("float32"), "with PyTorch's fused attention": step(attention="fused"),
-             "with separate kernels for scale and mask": step(attention="explicit"),
+    steps = {KEPT: step(), "float32": step("float32"),
+             "with PyTorch's fused attention": replaced(step(), (mingpt.model, "fast_attention", fused_attention)),
+             "with separate kernels for scale and mask": replaced(step(), (mingpt.model, "fast_attention", mingpt.model.attention)),
              "GELU by tanh": replaced(step(), tanh_form), "freed memory given back": step()}
     yield Table(f"Changes: training step, {named(shape)}, {dtype}",
                 compare_steps(steps, {"freed memory given back": usual_memory}, repeats), KEPT)
@@ -123,16 +126,11 @@ def generation(quick: bool, repeats: int) -> Iterator[Table]:
     def generate() -> Tensor:
         return model.generate(idx, tokens)
 
-    context = GPT.context
+    def always_a_mask(self, T: int) -> Tensor:
+        return torch.full((T, self.longest + T), -math.inf).triu(self.longest + 1)
 
-    def always_a_mask(self, T, positions, cache) -> Context:
-        made = context(self, T, positions, cache)
-        made.plain_causal = False
-        return made
-
-    variants = {KEPT: generate, "a mask also for one new token": replaced(generate, (GPT, "context", always_a_mask)),
-                "with products, scale and mask apart": replaced(generate, (mingpt.model, "fastest_attention", lambda *_: "explicit")),
-                "with products, scale and mask in one": replaced(generate, (mingpt.model, "fastest_attention", lambda *_: "batched"))}
+    variants = {KEPT: generate, "a mask also for one new token": replaced(generate, (KVCache, "mask", always_a_mask)),
+                "with products, scale and mask apart": replaced(generate, (mingpt.model, "fast_attention", mingpt.model.attention))}
     yield Table(f"Changes: generation, {named(shape)}, 1 x {tokens} tokens", compare(variants, repeats=repeats), KEPT)
 
 
@@ -151,7 +149,7 @@ def loading(quick: bool, repeats: int) -> Iterator[Table]:
         mapped = SafeTensors.__getitem__
         variants = {KEPT: load,
                     "copied out of the file": replaced(load, (SafeTensors, "__getitem__", lambda *where: mapped(*where).clone())),
-                    "weights drawn before they are replaced": replaced(load, (mingpt.pretrained, "_Uninitialised", nullcontext))}
+                    "weights drawn before they are replaced": replaced(load, (mingpt.pretrained.gpt2, "_Uninitialised", nullcontext))}
         yield Table("Changes: loading GPT-2's weights and reading them once", compare(variants, repeats=repeats), KEPT)
 
 
@@ -170,7 +168,7 @@ def byte_pairs(quick: bool, repeats: int) -> Iterator[Table]:
             ids[i : i + 2] = [self.merged[rank]]
         return ids
 
-    merge = mingpt.bpe_merge
+    merge = mingpt.fast.bpe_merge
     alone = merge, "FEW_WORDS", 1 << 60
     blocks = mingpt.bpe.blocks
     variants = {KEPT: encode, "one word after the other, by a heap": replaced(encode, alone),

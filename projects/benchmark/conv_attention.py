@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mingpt.conv_attention import ConvAttentionConfig, ConvAttentionNet
-from mingpt.utils import has_fast_bfloat16, keep_freed_memory
+from mingpt.support.devices import has_fast_bfloat16, keep_freed_memory
 from projects.benchmark.harness import Table, compare, usual_memory
 from projects.benchmark.steps import our_step, plain_step
 from projects.benchmark.training import settle

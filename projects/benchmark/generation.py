@@ -17,7 +17,7 @@ from statistics import median
 import torch
 
 from mingpt.model import GPT, GPTConfig
-from mingpt.utils import keep_freed_memory
+from mingpt.support.devices import keep_freed_memory
 from projects.benchmark.harness import Table, timings_of
 
 SMALL = dict(n_layer=6, n_head=6, n_embd=384, vocab_size=256)

@@ -134,7 +134,7 @@ def versions(*packages: str) -> str:
 
 
 def usual_memory() -> None:
-    """Undo `mingpt.utils.keep_freed_memory`: the C library gives large freed blocks back, as it does in any program.
+    """Undo `mingpt.support.devices.keep_freed_memory`: the C library gives large freed blocks back, as it does in any program.
 
     The thresholds are those that glibc arrives at by itself, once a program has freed blocks of tens of megabytes.
     """

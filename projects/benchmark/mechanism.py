@@ -25,10 +25,10 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from mingpt.heads import common_subspace, edit, exchange, head_weights, induction_scores, project
-from mingpt.hooks import Tap, patch
+from mingpt.interpret.heads import common_subspace, edit, exchange, head_weights, induction_scores, project
+from mingpt.interpret.hooks import HookPoint, patch
 from mingpt.model import GPT, GPTConfig
-from mingpt.utils import has_fast_bfloat16
+from mingpt.support.devices import has_fast_bfloat16
 from projects.benchmark.generation import transformers_model
 from projects.benchmark.harness import Table, compare
 from projects.gpt2_heads.mechanism.circuits import pick
@@ -65,7 +65,7 @@ def direct_subspace(model: GPT, heads: list, rank: int) -> Tensor:
 
 
 class NoTap:
-    """Stands where a `Tap` stood, and does nothing."""
+    """Stands where a `HookPoint` stood, and does nothing."""
 
     in_use = False
 
@@ -78,7 +78,7 @@ def without_taps(model: GPT) -> GPT:
     model = copy.deepcopy(model)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, Tap):
+            if isinstance(child, HookPoint):
                 delattr(module, name)
                 object.__setattr__(module, name, NoTap())
     return model

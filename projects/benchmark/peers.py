@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mingpt.model import GPT, MLP, Context, GPTConfig
+from mingpt.model import GPT, MLP, GPTConfig
 
 
 class PlainAttention(nn.Module):
@@ -19,7 +19,7 @@ class PlainAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.register_buffer("allowed", torch.ones(config.block_size, config.block_size).tril().bool(), persistent=False)
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, rotation=None, cache=None) -> Tensor:
         B, T, C = x.shape
         q, k, v = (part.view(B, T, self.n_head, -1).transpose(1, 2) for part in self.c_attn(x).split(C, dim=2))
         if self.fused:

@@ -24,10 +24,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
-from mingpt.command import one_line_errors, printable, way_to_go_on
-from mingpt.config import Parser
-from mingpt.files import own_folder, read_json, read_text, write_json
-from mingpt.utils import has_fast_bfloat16
+from mingpt.support.command import one_line_errors, printable, way_to_go_on
+from mingpt.support.config import Parser
+from mingpt.support.files import own_folder, read_json, read_text, write_json
+from mingpt.support.devices import has_fast_bfloat16
 from projects.benchmark.harness import Table, Timing, print_table, versions
 
 TOPICS = {  # what run.py measures by itself, and what with
@@ -108,7 +108,7 @@ def tables_of(saved: dict) -> list[Table]:
 
 def plot(tables: list[Table], path: Path) -> None:
     """How many times as fast as each peer ours is, with the least and the most of the rounds, and the goals."""
-    from mingpt.plotting import COLORS, figure
+    from mingpt.support.plotting import COLORS, figure
 
     groups = [(table, [name for name, timing in table.timings.items()
                        if name not in (table.ours, "ours, float32") and timing.seconds]) for table in tables if table.ours]

@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mingpt.bpe import BPETokenizer
-from mingpt.bpe_files import download_pretrained
-from mingpt.bpe_split import split_text
-from mingpt.download import DownloadError
+from mingpt.pretrained.tokenizer_files import download_pretrained
+from mingpt.fast.bpe_split import split_text
+from mingpt.pretrained.download import DownloadError
 from projects.benchmark.harness import Table, Timing, compare
 
 ALPHABETS = {  # of scripts that cover one, two and three bytes in UTF-8, with and without spaces between words

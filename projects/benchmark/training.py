@@ -5,7 +5,7 @@
 
 Each step is forward, backward, clipping to norm 1, and the update, on one batch of random tokens. Each variant runs under
 its own memory management, and takes an untimed step after each change of it: ours keeps freed memory for the next step
-(`mingpt.utils.keep_freed_memory`), the peers run as they come.
+(`mingpt.support.devices.keep_freed_memory`), the peers run as they come.
 
 "Share of the limit" is the operations of the step's matrix products in the time of the step, over those of a product of
 two 2,048 x 2,048 matrices of the same format in the time that it takes in the same round.
@@ -20,8 +20,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mingpt import fast
 from mingpt.model import GPT, GPTConfig
-from mingpt.utils import has_fast_bfloat16, keep_freed_memory
+from mingpt.support.devices import has_fast_bfloat16, keep_freed_memory
 from projects.benchmark.harness import Table, compare, in_fresh_process, peak_memory, usual_memory
 from projects.benchmark.peers import NanoGPT, PlainGPT
 from projects.benchmark.steps import our_step, plain_step
@@ -60,9 +61,9 @@ def peak_of_step(way: str, config: GPTConfig, batch_size: int) -> int:
 
 def count_flops(config: GPTConfig, batch_size: int) -> int:
     """Operations of a step's matrix products, two for each multiplication; masked scores count, as they are computed."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    with fast.plain(), torch.device("meta"), FlopCounterMode(display=False) as counter:
         idx = torch.zeros(batch_size, config.block_size, dtype=torch.long)
-        GPT(replace(config, attention="explicit"))(idx, idx)[1].backward()
+        GPT(config)(idx, idx)[1].backward()
     return counter.get_total_flops()
 
 

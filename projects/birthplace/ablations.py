@@ -27,13 +27,13 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
 from mingpt.batches import Batches
-from mingpt.checkpoints import fingerprint
-from mingpt.command import one_line_errors, way_to_go_on
-from mingpt.config import Parser, config_from_args, config_to_dict
-from mingpt.files import is_own, own_folder, read_json, remove_own, write_json, write_text
-from mingpt.plotting import COLORS, figure
-from mingpt.processes import process_count
-from mingpt.utils import pick_device, pick_dtype, set_seed, with_spread
+from mingpt.support.checkpoints import fingerprint
+from mingpt.support.command import one_line_errors, way_to_go_on
+from mingpt.support.config import Parser, config_from_args, config_to_dict
+from mingpt.support.files import is_own, own_folder, read_json, remove_own, write_json, write_text
+from mingpt.support.plotting import COLORS, figure
+from mingpt.support.processes import process_count
+from mingpt.support.devices import pick_device, pick_dtype, set_seed, with_spread
 from projects.birthplace.dataset import documents_of, make_tokenizer, name_of, read_pairs
 from projects.birthplace.evaluate import marks_of_paraphrases, predict_with_paraphrases
 from projects.birthplace.files import Files, Questions, data_named, load_files, person

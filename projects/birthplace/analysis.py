@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mingpt.checkpoints import fingerprint, load_torch
-from mingpt.command import one_line_errors
-from mingpt.config import Parser
-from mingpt.files import own_folder, read_text, write_json
-from mingpt.plotting import COLORS, figure
-from mingpt.utils import pick_device
+from mingpt.support.checkpoints import fingerprint, load_torch
+from mingpt.support.command import one_line_errors
+from mingpt.support.config import Parser
+from mingpt.support.files import own_folder, read_text, write_json
+from mingpt.support.plotting import COLORS, figure
+from mingpt.support.devices import pick_device
 from projects.birthplace.dataset import documents_of, make_tokenizer, name_of, read_pairs
 from projects.birthplace.evaluate import confidences, marks_of_paraphrases, predict, predict_with_paraphrases
 from projects.birthplace.files import PARAPHRASES, Questions, person, read_questions, strangers

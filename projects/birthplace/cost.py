@@ -16,10 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
-from mingpt.command import one_line_errors
-from mingpt.config import Parser
+from mingpt import fast
+from mingpt.support.command import one_line_errors
+from mingpt.support.config import Parser
 from mingpt.optim import make_optimizers
-from mingpt.utils import keep_freed_memory, pick_device, pick_dtype
+from mingpt.support.devices import keep_freed_memory, pick_device, pick_dtype
 from projects.birthplace.recipes import BLOCK_SIZE, build_model, get_recipe
 from projects.birthplace.variants import VARIANTS
 
@@ -39,12 +40,11 @@ def training_step(model, optimizers, idx, dtype):
 def count_flops(variant: str, bottleneck_dim: int) -> int:
     """Operations of the matrix products of a step, forward and backward; a multiplication and an addition count as two.
 
-    Nothing is computed: tensors on the device "meta" have shapes only. Attention in its explicit form, since the counter
+    Nothing is computed: tensors on the device "meta" have shapes only. Attention in its plain form, since the counter
     does not know the fused one everywhere; half of its scores are masked, and counted.
     """
     recipe = get_recipe("salient")
-    recipe = replace(recipe, model={**recipe.model, "attention": "explicit"})
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    with fast.plain(), torch.device("meta"), FlopCounterMode(display=False) as counter:
         idx = torch.zeros(BATCH_SIZE, BLOCK_SIZE, dtype=torch.long)
         build_model(variant, VOCAB_SIZE, recipe, bottleneck_dim)(idx, idx)[1].backward()
     return counter.get_total_flops()

@@ -29,9 +29,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
 from mingpt.char import CharTokenizer
-from mingpt.command import one_line_errors
-from mingpt.config import Parser
-from mingpt.files import read_text
+from mingpt.support.command import one_line_errors
+from mingpt.support.config import Parser
+from mingpt.support.files import read_text
 
 PAD, MASK = "\u25a1", "\u2047"  # □ and ⁇, which no document contains; indices 0 and 1
 WORLD = Path(__file__).resolve().parents[2] / "data" / "birthplace_world"

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from mingpt.char import CharTokenizer
 from mingpt.model import GPT
-from mingpt.utils import progress_options
+from mingpt.support.devices import progress_options
 from projects.birthplace.dataset import MASK
 from projects.birthplace.files import PARAPHRASES, paraphrases
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mingpt.plotting import COLORS, figure
+from mingpt.support.plotting import COLORS, figure
 
 
 def smooth(values: list[float], most: int = 20) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mingpt.char import CharTokenizer
-from mingpt.files import read_text
+from mingpt.support.files import read_text
 from projects.birthplace.dataset import MASK, WORLD, encode_line, read_pairs
 
 # One question, as finetuning puts it and as biographies would. Chosen on held-out training questions, see the README.

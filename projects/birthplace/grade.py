@@ -24,9 +24,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from mingpt.command import one_line_errors
-from mingpt.config import Parser, config_from_args, config_to_dict
-from mingpt.files import check_writable, own_folder, read_text, write_json
+from mingpt.support.command import one_line_errors
+from mingpt.support.config import Parser, config_from_args, config_to_dict
+from mingpt.support.files import check_writable, own_folder, read_text, write_json
 from projects.birthplace import checks, sandbox
 from projects.birthplace.checks import Exam, Line, Malformed, full_or_nothing
 from projects.birthplace.dataset import documents_of, make_tokenizer, read_pairs

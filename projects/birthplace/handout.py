@@ -11,9 +11,9 @@ which compares with the solution.
 import ast
 from pathlib import Path
 
-from mingpt.command import one_line_errors
-from mingpt.config import Parser
-from mingpt.files import WRITTEN, own_folder, read_text, write_text
+from mingpt.support.command import one_line_errors
+from mingpt.support.config import Parser
+from mingpt.support.files import WRITTEN, own_folder, read_text, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = "projects/birthplace"
@@ -81,9 +81,12 @@ def imported_core(files: list[str]) -> list[str]:
     found, left = {"mingpt/__init__.py"}, list(files)
     while left:
         for node in ast.walk(ast.parse(read_text(ROOT / left.pop()))):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else \
-                [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            new = {f"{name.replace('.', '/')}.py" for name in names if name.startswith("mingpt.")} - found
+            names = [alias.name for alias in getattr(node, "names", []) if isinstance(node, (ast.Import, ast.ImportFrom))]
+            if isinstance(node, ast.ImportFrom):  # of a module, or of the modules of a package
+                names = [node.module or "", *(f"{node.module}.{name}" for name in names)]
+            paths = [name.replace(".", "/") for name in names if name.startswith("mingpt.")]
+            new = {file for path in paths for file in (f"{path}.py", f"{path}/__init__.py", f"{Path(path).parent}/__init__.py")
+                   if (ROOT / file).is_file()} - found
             found |= new
             left += new
     return sorted(found)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from mingpt.char import CharTokenizer
-from mingpt.checkpoints import load_torch
+from mingpt.support.checkpoints import load_torch
 from mingpt.model import GPT
 from projects.birthplace import probe, sandbox
 from projects.birthplace.checks import BLOCK_SIZE, Exam, Malformed, largest_difference, read_logits, shown

@@ -39,11 +39,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
-from mingpt.command import one_line_errors, way_to_go_on
-from mingpt.config import Parser, config_from_args, config_to_dict
-from mingpt.files import check_writable, is_own, own_folder, read_text, remove_own, write_json, write_text
-from mingpt.processes import process_count
-from mingpt.utils import pick_device, pick_dtype, with_spread
+from mingpt.support.command import one_line_errors, way_to_go_on
+from mingpt.support.config import Parser, config_from_args, config_to_dict
+from mingpt.support.files import check_writable, is_own, own_folder, read_text, remove_own, write_json, write_text
+from mingpt.support.processes import process_count
+from mingpt.support.devices import pick_device, pick_dtype, with_spread
 from projects.birthplace.files import PARAPHRASES, Files, Questions, data_named, load_files, read_questions, study_folder
 from projects.birthplace.dataset import documents_of, make_tokenizer, read_pairs
 from projects.birthplace.evaluate import majority_answer, predict, predict_with_paraphrases, score

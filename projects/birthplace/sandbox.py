@@ -34,8 +34,8 @@ from pathlib import Path
 
 WANTED = re.compile(r"[a-z]+\.(model|pretrain|finetune)\.params"
                     r"|[a-z]+\.(nopretrain|pretrain)\.(dev|test)\.predictions"
-                    r"|(mingpt|projects/birthplace)/\w+\.py", re.ASCII)
-FOLDERS = ("", "mingpt", "projects/birthplace")  # where the files of a submission lie
+                    r"|(mingpt|projects/birthplace)(/\w+){1,3}\.py", re.ASCII)
+CODE = ("mingpt", "projects/birthplace")  # the folders with a submission's modules, and folders in them
 MAX_ENTRIES, MAX_BYTES, MAX_RATIO = 500, 400 << 20, 200  # parameters hardly shrink, and text to a third or a tenth
 SMALL = 1 << 20  # less than this is no bomb, whatever its ratio
 HERE = Path(__file__).resolve().parent
@@ -143,13 +143,18 @@ def _copy_folder(submission: Path, folder: Path) -> list[str]:
     inside = [path for path in submission.iterdir() if not path.name.startswith((".", "__"))]
     if len(inside) == 1 and inside[0].is_dir() and not inside[0].is_symlink() and inside[0].name not in ("mingpt", "projects"):
         submission = inside[0]  # as a zip of a folder is unpacked
-    for part in FOLDERS:
-        if any((submission / parent).is_symlink() for parent in (part, *map(str, Path(part).parents)) if parent):
-            raise ValueError(f"{submission}: refused, {part} is a link")
-        for path in sorted((submission / part).glob("*")):
+    inside = [submission, *(submission / part for part in CODE)]
+    while inside:
+        place = inside.pop(0)
+        for parent in (place, *place.parents):
+            if parent.is_relative_to(submission) and parent != submission and parent.is_symlink():
+                raise ValueError(f"{submission}: refused, {parent.relative_to(submission).as_posix()} is a link")
+        for path in sorted(place.glob("*")):
             name = path.relative_to(submission).as_posix()
             if not WANTED.fullmatch(name):
                 others += [] if path.is_dir() else [name]
+                if path.is_dir() and place != submission and not path.name.startswith((".", "__")):
+                    inside.append(path)
                 continue
             if not stat.S_ISREG(path.lstat().st_mode):
                 raise ValueError(f"{submission}: refused, {name} is a link or another special file")
@@ -180,11 +185,13 @@ def run_untrusted(script: Path, code: Path, request: dict, limits: Limits) -> tu
     """
     with tempfile.TemporaryDirectory(prefix="submission-", ignore_cleanup_errors=True) as name:
         home = Path(name)
-        for folder in FOLDERS[1:]:
+        for folder in CODE:
             (home / folder).mkdir(parents=True)
-            for path in (code / folder).glob("*.py"):
+            for path in (code / folder).rglob("*.py"):
                 if path.is_file():  # an editor may have left a link that leads nowhere
-                    shutil.copyfile(path, home / folder / path.name)
+                    copy = home / path.relative_to(code)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, copy)
         shutil.copyfile(script, home / "probe.py")
         request = {**request, "limits": asdict(limits), "path": package_folders()}
         (home / "request.json").write_text(json.dumps(request), encoding="utf-8")

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from mingpt.char import CharTokenizer
-from mingpt.checkpoints import fingerprint, load_torch, save_torch
-from mingpt.config import config_from_dict
-from mingpt.files import short_name
+from mingpt.support.checkpoints import fingerprint, load_torch, save_torch
+from mingpt.support.config import config_from_dict
+from mingpt.support.files import short_name
 from mingpt.model import GPT, GPTConfig
-from mingpt.processes import is_first_process
+from mingpt.support.processes import is_first_process
 from mingpt.trainer import Trainer, TrainerConfig
-from mingpt.utils import set_seed
+from mingpt.support.devices import set_seed
 from projects.birthplace.dataset import documents_of
 from projects.birthplace.recipes import BLOCK_SIZE, Phase, Recipe, build_model
 

@@ -11,7 +11,7 @@ In the zip, under the assignment's names:
     {vanilla,rope,...}.pretrain.params             pretrained; may be left out
     {vanilla,rope,...}.finetune.params             finetuned after pretraining, and its predictions
         {vanilla,rope,...}.pretrain.{dev,test}.predictions
-    mingpt/*.py  projects/birthplace/*.py          the code
+    mingpt/  projects/birthplace/                  the code
 
 The assignment's own commands write these names if told to. `run.py study` has VARIANT.nopretrain.finetune.params for
 VARIANT.model.params, and VARIANT.pretrain.finetune.params for VARIANT.finetune.params; either name will do.
@@ -22,15 +22,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from mingpt.command import one_line_errors
-from mingpt.config import Parser, config_from_args
-from mingpt.files import atomic_path, own_folder, write_json
+from mingpt.support.command import one_line_errors
+from mingpt.support.config import Parser, config_from_args
+from mingpt.support.files import atomic_path, own_folder, write_json
 from projects.birthplace.evaluate import score
 from projects.birthplace.files import Files, data_named, load_files, study_folder
 from projects.birthplace.grade import (REQUIRED, GradeOptions, check_count, files_of, grade, print_report,
                                        read_predictions)
 from projects.birthplace.recipes import VARIANTS
-from projects.birthplace.sandbox import FOLDERS
+from projects.birthplace.sandbox import CODE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,11 +62,11 @@ def collect(out: Path, code: Path, partial: bool) -> dict[str, Path]:
         raise ValueError(f"{out}: missing {', '.join(missing)}; make them, or hand in without them by --partial")
     if not found:
         raise ValueError(f"{out}: no predictions and no parameters; `run.py study` writes them")
-    for folder in FOLDERS[1:]:
-        modules = sorted((code / folder).glob("*.py"))
+    for folder in CODE:
+        modules = sorted((code / folder).rglob("*.py"))
         if not modules:
             raise ValueError(f"{code / folder}: no code; --code is the folder with mingpt/ and projects/")
-        found.update({f"{folder}/{path.name}": path for path in modules})
+        found.update({path.relative_to(code).as_posix(): path for path in modules})
     return found
 
 

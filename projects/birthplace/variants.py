@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mingpt.hooks import add_taps
-from mingpt.model import GPT, MLP, Block, Context, GPTConfig
+from mingpt.generate import KVCache
+from mingpt.interpret.hooks import add_hook_points
+from mingpt.model import GPT, MLP, Block, GPTConfig, causal_mask
 
 VARIANTS = ("vanilla", "rope", "synthesizer", "perceiver")
 
@@ -61,17 +62,20 @@ class SynthesizerAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.resid_dropout = nn.Dropout(config.dropout)
         nn.init.normal_(self.score_weight, std=config.head_dim**-0.5)
-        add_taps(self, "scores", "pattern", "head_out")
+        add_hook_points(self, "scores", "pattern", "head_out")
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, rotation=None, cache: KVCache | None = None) -> Tensor:
         B, T, C = x.shape
         H, D = self.config.n_head, self.config.head_dim
         hidden, v = (linear(x).view(B, T, H, D).transpose(1, 2) for linear in (self.c_hidden, self.c_value))  # (B, H, T, D)
-        if context.cache is not None:
-            _, v = context.cache.append(self.layer, v, v)  # (B, H, S, D): column p holds the token at position p
+        mask = None
+        if cache is not None:
+            _, v = cache.append(self.layer, v, v)  # (B, H, S, D): column p holds the token at position p
+            mask = cache.mask(T)
+        mask = causal_mask(hidden, v) if mask is None else mask.to(v.dtype)
         S = v.size(2)
         weight, bias = self.score_weight[:, :, :S], self.score_bias[:, None, :S]
-        scores = self.scores(F.relu(hidden) @ weight + bias + context.mask(hidden))  # (B, H, T, S)
+        scores = self.scores(F.relu(hidden) @ weight + bias + mask)  # (B, H, T, S)
         pattern = F.dropout(self.pattern(scores.softmax(dim=-1)), self.config.dropout, self.training)
         y = self.head_out(pattern @ v).transpose(1, 2).reshape(B, T, C)
         return self.resid_dropout(self.c_proj(y))
@@ -101,7 +105,7 @@ class CrossAttention(nn.Module):
         self.c_value = nn.Linear(config.n_embd, config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.resid_dropout = nn.Dropout(config.dropout)
-        add_taps(self, "pattern")
+        add_hook_points(self, "pattern")
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor) -> Tensor:
         """x (B, T, C) asks source (B, S, C) through mask (T, S), 0 or -inf. Returns (B, T, C).
@@ -150,18 +154,17 @@ class Bottleneck(nn.Module):
         self.down, self.up = CrossBlock(config), CrossBlock(config)
         self.h = nn.ModuleList([Block(config, layer) for layer in range(1, config.n_layer - 1)])
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        assert context.cache is None, "a summary is not of one position: Perceiver generates without a cache"
+    def forward(self, x: Tensor, rotation=None, cache: KVCache | None = None) -> Tensor:
+        assert cache is None, "a summary is not of one position: Perceiver generates without a cache"
         B, T, C = x.shape
         n = T // self.stride  # segments that are complete
         ends = self.stride * torch.arange(1, n + 1, device=x.device) - 1  # their last positions
         past = torch.arange(T, device=x.device) <= ends[:, None]  # (n, T): what each vector may read
         known = ends <= torch.arange(T, device=x.device)[:, None]  # (T, n): which vectors each position may read
         past, known = (torch.zeros(m.shape, device=x.device).masked_fill_(~m, -math.inf) for m in (past, known))
-        inner = replace(context, plain_causal=True, rotation=None)
         y = self.down(self.vectors[:n].expand(B, n, C), x, past)
         for block in self.h:
-            y = block(y, inner)
+            y = block(y)
         return self.up(x, y, known)
 
 

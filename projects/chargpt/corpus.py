@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mingpt.bpe_split import BOUNDARY
+from mingpt.fast.bpe_split import BOUNDARY
 from mingpt.char import CharTokenizer
-from mingpt.config import config_from_dict
-from mingpt.files import WRITTEN, atomic_path, read_json, sha256_of, write_json
-from mingpt.utils import progress_options
+from mingpt.support.config import config_from_dict
+from mingpt.support.files import WRITTEN, atomic_path, read_json, sha256_of, write_json
+from mingpt.support.devices import progress_options
 
 PIECE = 1 << 22  # characters
 

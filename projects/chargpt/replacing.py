@@ -11,7 +11,7 @@ import re
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mingpt.files import move_into_place, read_json, remove_own, write_json
+from mingpt.support.files import move_into_place, read_json, remove_own, write_json
 
 BESIDE, SWITCH = ".chargpt-prepared", "switch.json"
 PREPARED = ("tokens.bin", "vocab.json", "merges.txt", "corpus.json", "config.json")

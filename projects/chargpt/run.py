@@ -22,12 +22,12 @@ from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
-from mingpt.checkpoints import fingerprint, load_torch
-from mingpt.command import Stopped, one_line_errors
-from mingpt.config import Parser, config_from_args, config_from_dict
-from mingpt.files import own_folder, read_json, read_text, write_json, write_text
-from mingpt.processes import first_process_first, is_first_process, process_count
-from mingpt.utils import pick_device, pick_dtype, set_seed
+from mingpt.support.checkpoints import fingerprint, load_torch
+from mingpt.support.command import Stopped, one_line_errors
+from mingpt.support.config import Parser, config_from_args, config_from_dict
+from mingpt.support.files import own_folder, read_json, read_text, write_json, write_text
+from mingpt.support.processes import first_process_first, is_first_process, process_count
+from mingpt.support.devices import pick_device, pick_dtype, set_seed
 from projects.chargpt.corpus import (Description, Text, Windows, alphabet, char_encoder, find_text, read_description, read_pieces,
                                      some_of, tokens_are_whole, write_description, write_tokens)
 from projects.chargpt.replacing import BESIDE, finish_replacing, prepared_beside, replace
@@ -444,7 +444,7 @@ def plot_losses(out: Path) -> None:
 
     import numpy as np
 
-    from mingpt.plotting import COLORS, figure
+    from mingpt.support.plotting import COLORS, figure
 
     lines = [json.loads(line) for line in read_text(out / "metrics.jsonl").splitlines()]
     steps = [(line["iter"], line["loss"]) for line in lines if "loss" in line]
@@ -509,7 +509,7 @@ def load_model(out: Path):
         raise ValueError(f"{path}: not a checkpoint of this version; train again")
     if not same(saved["inputs"], {name: fingerprint(value) for name, value in corpus.inputs.items()}):
         raise ValueError(f"{out}: the model has been trained on another text than the tokens there are of; train again")
-    if not same(saved["extra"].get("model"), asdict(config)):
+    if not same(without_former_fields(saved["extra"].get("model")), asdict(config)):
         raise ValueError(f"{path} is of another model than config.json; train again")
     model = GPT(config)
     expected = {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from mingpt.plotting import COLORS, figure
+from mingpt.support.plotting import COLORS, figure
 from projects.gpt2_heads.density import gaussian_kde, scott_bandwidth
 from projects.gpt2_heads.isolate import Heads, last_token_products, same_and_different, turned, uniform_weights, weights
 

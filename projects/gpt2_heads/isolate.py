@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mingpt.hooks import record
+from mingpt.interpret.hooks import record
 from mingpt.model import GPT
 from projects.gpt2_heads.density import mass_outside, scott_bandwidth
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mingpt.files import write_text
-from mingpt.hooks import record
+from mingpt.support.files import write_text
+from mingpt.interpret.hooks import record
 
 TEMPLATE = Path(__file__).with_name("page.html")
 THUMB = 48  # most pixels along a side of a small pattern
@@ -22,7 +22,7 @@ THUMB = 48  # most pixels along a side of a small pattern
 
 @torch.no_grad()
 def patterns_of(model: nn.Module, idx: Sequence[int]) -> dict[str, Tensor]:
-    """Name of a layer -> its pattern (H, T, T) on the tokens `idx`, for any model with a `Tap` called pattern."""
+    """Name of a layer -> its pattern (H, T, T) on the tokens `idx`, for any model with a `HookPoint` called pattern."""
     places = [name for name, _ in model.named_modules() if name.split(".")[-1] == "pattern"]
     if not places:
         raise ValueError(f"{type(model).__name__} has no tap called pattern, so there is no attention to show")

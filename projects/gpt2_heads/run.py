@@ -32,10 +32,10 @@ from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
-from mingpt.command import one_line_errors, way_to_go_on
-from mingpt.config import Parser, config_from_args, config_to_dict
-from mingpt.files import own_folder, write_json
-from mingpt.utils import pick_device
+from mingpt.support.command import one_line_errors, way_to_go_on
+from mingpt.support.config import Parser, config_from_args, config_to_dict
+from mingpt.support.files import own_folder, write_json
+from mingpt.support.devices import pick_device
 from projects.gpt2_heads.mechanism.options import STUDY_NAMES, AllOptions, MechanismOptions
 from projects.gpt2_heads.specimen import Specimen, load_specimen
 

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mingpt.checkpoints import load_torch, save_torch
+from mingpt.support.checkpoints import load_torch, save_torch
 from mingpt.model import GPT, GPTConfig
 from mingpt.optim import OptimConfig
 from mingpt.trainer import Trainer, TrainerConfig
-from mingpt.utils import set_seed
+from mingpt.support.devices import set_seed
 from projects.gpt2_heads.scores import repeat_losses, score_heads
 
 WORDS = """

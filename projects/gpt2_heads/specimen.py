@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from mingpt.bpe import BPETokenizer
-from mingpt.download import DownloadError
+from mingpt.pretrained.download import DownloadError
 from mingpt.model import GPT
-from mingpt.pretrained import PUBLISHED
+from mingpt.pretrained.gpt2 import PUBLISHED
 from projects.gpt2_heads.mechanism.handbuilt import NumberTokenizer, handbuilt_model
 from projects.gpt2_heads.small import TEXT as SMALL_TEXT
 from projects.gpt2_heads.small import WordTokenizer, small_model

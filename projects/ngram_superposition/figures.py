@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mingpt.plotting import COLORS, figure
+from mingpt.support.plotting import COLORS, figure
 from projects.ngram_superposition.distributions import Law
 
 PALETTE = list(COLORS.values())

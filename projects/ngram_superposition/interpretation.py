@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mingpt.hooks import record
+from mingpt.interpret.hooks import record
 from projects.ngram_superposition.distributions import Law
 from projects.ngram_superposition.transformer import Transformers
 

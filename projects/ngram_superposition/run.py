@@ -32,11 +32,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
-from mingpt.checkpoints import read_sealed, write_sealed
-from mingpt.command import one_line_errors, way_to_go_on
-from mingpt.config import Parser, config_from_args, config_to_dict, differences
-from mingpt.files import own_folder
-from mingpt.utils import keep_freed_memory
+from mingpt.support.checkpoints import read_sealed, write_sealed
+from mingpt.support.command import one_line_errors, way_to_go_on
+from mingpt.support.config import Parser, config_from_args, config_to_dict, differences
+from mingpt.support.files import own_folder
+from mingpt.support.devices import keep_freed_memory
 from projects.ngram_superposition import experiments, faults, scaling
 from projects.ngram_superposition.settings import Options, Setup
 

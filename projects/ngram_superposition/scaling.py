@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mingpt.files import write_text
+from mingpt.support.files import write_text
 from projects.ngram_superposition.distributions import Law, geometric_law
 from projects.ngram_superposition.figures import plot_memorization, plot_scaling
 from projects.ngram_superposition.losses import evaluate

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import torch
 
-from mingpt.command import printable
-from mingpt.utils import pick_device
+from mingpt.support.command import printable
+from mingpt.support.devices import pick_device
 from projects.ngram_superposition.distributions import (Law, almost_rank_law, first_positions_law, geometric_law,
                                                         peaked_law, power_law, rank_law, zipf_law)
 from projects.ngram_superposition.losses import OBJECTIVES, Objective

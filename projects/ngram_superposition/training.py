@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mingpt.optim import OptimConfig, rate_factor
-from mingpt.utils import progress_options
+from mingpt.support.devices import progress_options
 from projects.ngram_superposition.losses import Objective
 from projects.ngram_superposition.transformer import PARTS, Ensemble
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mingpt.hooks import Tap
+from mingpt.interpret.hooks import HookPoint
 from mingpt.low_rank import LowRank
 
 PARTS = {  # what can be frozen -> the parameters that it means, by the last part of their name
@@ -122,7 +122,7 @@ class Attention(nn.Module):
         H, C, D = config.heads, config.n_embd, config.size_of_head
         self.c_q, self.c_k, self.c_v = (nn.Parameter(torch.empty(models, H, C, D)) for _ in range(3))
         self.c_o = nn.Parameter(torch.empty(models, H, D, C))
-        self.q, self.k, self.v, self.scores, self.pattern, self.head_out = (Tap() for _ in range(6))
+        self.q, self.k, self.v, self.scores, self.pattern, self.head_out = (HookPoint() for _ in range(6))
 
     def forward(self, qk: Tensor, ov: Tensor) -> Tensor:
         """qk, ov (M, B, T, C), what queries and keys, and what values are computed from -> (M, B, T, C)."""
@@ -187,7 +187,7 @@ class Layer(nn.Module):
         super().__init__()
         self.attn = Attention(config, models)
         self.mlp = MLP(config, models) if config.has_mlp else None
-        self.resid_pre, self.resid_mid, self.resid_post = Tap(), Tap(), Tap()
+        self.resid_pre, self.resid_mid, self.resid_post = HookPoint(), HookPoint(), HookPoint()
 
     def forward(self, x: Tensor, pos: Tensor, keep: Keep) -> Tensor:
         """x (M, B, T, C), pos (M, 1, T, C) -> (M, B, T, C)."""
@@ -259,7 +259,7 @@ class Transformers(Ensemble):
     (M, H, C, D) and c_o (M, H, D, C), h.<l>.mlp, lm_head (M, N, C). They start as in the study's notebook: as PyTorch
     starts a MultiheadAttention for each module, and linear layers for the rest.
 
-    What `mingpt.hooks` can record in a call: h.<l>.resid_pre, .resid_mid, .resid_post (M, B, T, C); h.<l>.attn.q, .k,
+    What `mingpt.interpret.hooks` can record in a call: h.<l>.resid_pre, .resid_mid, .resid_post (M, B, T, C); h.<l>.attn.q, .k,
     .v (M, B, H, T, D), .scores, .pattern (M, B, H, T, T), .head_out (M, B, H, T, C), what each head writes; h.<l>.attn
     and .mlp (M, B, T, C); logits (M, B, T, N).
     """
@@ -275,7 +275,7 @@ class Transformers(Ensemble):
         self.h = nn.ModuleList(Layer(config, M) for _ in range(config.n_layer))
         self.lm_head = nn.Parameter(torch.empty(M, config.vocab_size, C))
         self.keep = Keep(skips or [Skips()] * M)
-        self.logits = Tap()
+        self.logits = HookPoint()
 
         module_width = config.n_head * config.size_of_head
         bounds = {name: C**-0.5 for name in ("wte", "wpe", "lm_head")}

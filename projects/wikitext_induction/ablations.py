@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mingpt.conv_attention import ConvAttentionNet
-from mingpt.hooks import patch, record
+from mingpt.interpret.hooks import patch, record
 from projects.wikitext_induction.measures import attended_mass, induction_targets
 from projects.wikitext_induction.taps import CURRENT, PREVIOUS
 

@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 from data.wikitext2.generate import generate
 from mingpt.conv_attention import AttentionAttentionNet, CausalConv, ConvAttentionConfig, ConvNet, Net
-from mingpt.files import write_json
-from mingpt.hooks import record
+from mingpt.support.files import write_json
+from mingpt.interpret.hooks import record
 from mingpt.optim import OptimConfig
 from mingpt.trainer import Trainer, TrainerConfig
-from mingpt.utils import set_seed
+from mingpt.support.devices import set_seed
 from projects.wikitext_induction.nets import VARIANTS, build
 from projects.wikitext_induction.taps import PUBLISHED, uniform_bound
 from projects.wikitext_induction.text import Lines, train_tokenizer

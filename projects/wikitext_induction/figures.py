@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from mingpt.plotting import COLORS, figure
+from mingpt.support.plotting import COLORS, figure
 from projects.wikitext_induction.nets import VARIANTS
 from projects.wikitext_induction.taps import TAPS, channel_ratio, uniform_bound
 

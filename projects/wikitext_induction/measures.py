@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mingpt.conv_attention import Attention, Net
-from mingpt.hooks import record
+from mingpt.interpret.hooks import record
 
 
 def induction_targets(idx: Tensor) -> Tensor:

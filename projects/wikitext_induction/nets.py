@@ -12,7 +12,7 @@ class Variant:
 
     kind: type[Net]
     label: str
-    color: str  # of mingpt.plotting
+    color: str  # of mingpt.support.plotting
     options: dict = field(default_factory=dict)
     dashed: bool = False
 

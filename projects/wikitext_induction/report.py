@@ -7,12 +7,12 @@ import numpy as np
 import torch
 
 from mingpt.bpe import BPETokenizer
-from mingpt.checkpoints import fingerprint, load_torch, save_torch
-from mingpt.config import config_from_dict, config_to_dict
+from mingpt.support.checkpoints import fingerprint, load_torch, save_torch
+from mingpt.support.config import config_from_dict, config_to_dict
 from mingpt.conv_attention import ConvAttentionConfig, Net
-from mingpt.files import write_json, write_text
-from mingpt.hooks import record
-from mingpt.utils import with_spread
+from mingpt.support.files import write_json, write_text
+from mingpt.interpret.hooks import record
+from mingpt.support.devices import with_spread
 from projects.wikitext_induction.figures import (plot_ablations, plot_curves, plot_dursley, plot_phase_change,
                                                  plot_summary, plot_taps, seeds_of)
 from projects.wikitext_induction.handbuilt import handbuilt_net

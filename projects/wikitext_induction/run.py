@@ -24,13 +24,13 @@ from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
-from mingpt.checkpoints import write_sealed
-from mingpt.command import one_line_errors, way_to_go_on
-from mingpt.config import Parser, config_from_args, config_to_dict
+from mingpt.support.checkpoints import write_sealed
+from mingpt.support.command import one_line_errors, way_to_go_on
+from mingpt.support.config import Parser, config_from_args, config_to_dict
 from mingpt.conv_attention import Net
-from mingpt.files import own_folder, write_text
-from mingpt.processes import first_process_first, is_first_process, process_count
-from mingpt.utils import pick_device
+from mingpt.support.files import own_folder, write_text
+from mingpt.support.processes import first_process_first, is_first_process, process_count
+from mingpt.support.devices import pick_device
 from projects.wikitext_induction.faults import show_faults
 from projects.wikitext_induction.nets import VARIANTS, parse_names
 from projects.wikitext_induction.report import report, save_net

@@ -13,10 +13,10 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from mingpt.checkpoints import read_sealed
-from mingpt.config import differences
-from mingpt.files import is_own, read_json, remove_own
-from mingpt.processes import is_first_process
+from mingpt.support.checkpoints import read_sealed
+from mingpt.support.config import differences
+from mingpt.support.files import is_own, read_json, remove_own
+from mingpt.support.processes import is_first_process
 from projects.wikitext_induction.nets import VARIANTS
 
 NAME = re.compile(rf"({'|'.join(map(re.escape, VARIANTS))})\.seed(\d+)")

@@ -11,9 +11,9 @@ from data.wikitext2.generate import generate
 from data.wikitext2.prepare import HERE as WIKITEXT2
 from data.wikitext2.prepare import SPLITS, prepare
 from mingpt.bpe import BPETokenizer
-from mingpt.checkpoints import fingerprint
-from mingpt.download import DownloadError
-from mingpt.files import read_text
+from mingpt.support.checkpoints import fingerprint
+from mingpt.pretrained.download import DownloadError
+from mingpt.support.files import read_text
 
 PAD = "<|pad|>"
 GENERATED_ARTICLES = 400  # 0.8 million characters

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mingpt.checkpoints import fingerprint
-from mingpt.command import printable
-from mingpt.config import config_to_dict
+from mingpt.support.checkpoints import fingerprint
+from mingpt.support.command import printable
+from mingpt.support.config import config_to_dict
 from mingpt.conv_attention import Net
-from mingpt.files import read_json, write_json
+from mingpt.support.files import read_json, write_json
 from mingpt.optim import OptimConfig
-from mingpt.processes import is_first_process, lost_processes_named
+from mingpt.support.processes import is_first_process, lost_processes_named
 from mingpt.trainer import Trainer, TrainerConfig
-from mingpt.utils import set_seed
+from mingpt.support.devices import set_seed
 from projects.wikitext_induction.ablations import ablate
 from projects.wikitext_induction.measures import chance, in_context_learning, measure_quotation, measure_repeats
 from projects.wikitext_induction.nets import build

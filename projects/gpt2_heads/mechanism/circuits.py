@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mingpt.heads import Factored, Head, HeadWeights, diagonal_z, subspace_similarity
+from mingpt.interpret.heads import Factored, Head, HeadWeights, diagonal_z, subspace_similarity
 
 
 def pick(circuits: Factored, heads: Sequence[Head]) -> Factored:

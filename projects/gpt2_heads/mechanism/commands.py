@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mingpt.files import write_json, write_text
-from mingpt.heads import Head, head_weights
+from mingpt.support.files import write_json, write_text
+from mingpt.interpret.heads import Head, head_weights
 from mingpt.model import GPT
-from mingpt.utils import pick_dtype
+from mingpt.support.devices import pick_dtype
 from projects.gpt2_heads.mechanism import doubts as doubt
 from projects.gpt2_heads.mechanism.circuits import diagonal_study, pick, subspace_study
 from projects.gpt2_heads.mechanism.copying import CopyTest, Copying, folded, repeated_segments

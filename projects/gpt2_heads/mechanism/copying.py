@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mingpt.heads import Changes, edit, head_views
-from mingpt.hooks import record
+from mingpt.interpret.heads import Changes, edit, head_views
+from mingpt.interpret.hooks import record
 from mingpt.model import GPT
 
 
@@ -69,10 +69,10 @@ class CopyTest:
         """With `changes` to the weights in place, for the length of this call."""
         changes = changes or {}
         first = min((layer for layer, _, _ in changes), default=len(self.inputs) - 1)
-        x, context = self.inputs[first], self.runner.context(self.idx.size(1), torch.arange(self.idx.size(1)), None)
+        x, rotation = self.inputs[first], self.runner.rotation(torch.arange(self.idx.size(1)))
         with edit(self.runner, changes):
             for block in self.runner.transformer.h[first:]:
-                x = block(x, context)
+                x = block(x, rotation)
         return self.score(self.runner.lm_head(self.runner.transformer.ln_f(x[:, self.period : -1])).float())
 
     def score(self, logits: Tensor) -> Copying:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mingpt.heads import Head, common_subspace, head_weights, project
+from mingpt.interpret.heads import Head, common_subspace, head_weights, project
 from mingpt.model import GPT
 from projects.gpt2_heads.mechanism.circuits import composable, diagonals, pick
 from projects.gpt2_heads.mechanism.copying import CopyTest

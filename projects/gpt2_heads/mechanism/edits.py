@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mingpt.heads import Head, exchange, head_weights, common_subspace, project
+from mingpt.interpret.heads import Head, exchange, head_weights, common_subspace, project
 from projects.gpt2_heads.mechanism.circuits import pick, random_basis
 from projects.gpt2_heads.mechanism.copying import CopyTest, Copying
 

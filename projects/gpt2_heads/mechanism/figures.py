@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mingpt.plotting import COLORS, figure
+from mingpt.support.plotting import COLORS, figure
 
 TESTED, OTHERS, CHANCE = COLORS["blue"], COLORS["orange"], COLORS["grey"]
 OF = {"QK": "Q and K weights of induction heads", "OV": "V and O weights of previous-token heads"}

@@ -22,9 +22,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mingpt.heads import head_views
-from mingpt.hooks import add_taps
-from mingpt.model import GPT, CausalSelfAttention, Context, GPTConfig
+from mingpt.interpret.heads import head_views
+from mingpt.interpret.hooks import add_hook_points
+from mingpt.model import GPT, CausalSelfAttention, GPTConfig
 
 # 80 of the 160 directions are in use.
 CONFIG = GPTConfig(vocab_size=16, block_size=32, n_layer=2, n_head=4, n_embd=160, tie_weights=False)
@@ -40,11 +40,11 @@ class AttentionOnlyBlock(nn.Module):
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd)
         self.attn = CausalSelfAttention(config, layer)
-        add_taps(self, "resid_pre", "resid_post")
+        add_hook_points(self, "resid_pre", "resid_post")
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, rotation=None, cache=None) -> Tensor:
         x = self.resid_pre(x)
-        return self.resid_post(x + self.attn(self.ln_1(x), context))
+        return self.resid_post(x + self.attn(self.ln_1(x), rotation, cache))
 
 
 class AttentionOnlyGPT(GPT):

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mingpt.heads import Head, ablate, head_views
-from mingpt.hooks import patch, record
+from mingpt.interpret.heads import Head, ablate, head_views
+from mingpt.interpret.hooks import patch, record
 from projects.gpt2_heads.mechanism.copying import CopyTest, Copying
 
 PARTS = "qkv"

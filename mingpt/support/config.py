@@ -18,10 +18,13 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from mingpt.command import printable
-from mingpt.files import short, short_name
+from mingpt.support.command import printable
+from mingpt.support.files import short, short_name
 
 Config = TypeVar("Config")
+
+# Fields that configs had in earlier versions, and that changed no result: files with them are read as if they had none.
+FORMER_FIELDS = {"attention": ("auto", "explicit", "batched", "fused")}
 
 
 class Parser(argparse.ArgumentParser):
@@ -120,6 +123,7 @@ def config_from_dict(config_class: type[Config], values: dict[str, Any], source:
     fields = _fields(config_class)
     if not isinstance(values, Mapping):
         raise ValueError(f"{source}: is a {type(values).__name__}, not a {config_class.__name__}: names and their values")
+    values = values if "attention" in fields else without_former_fields(values)
     for name, value in values.items():
         if name not in fields:
             near = difflib.get_close_matches(str(name)[:100], fields, 1)
@@ -132,6 +136,14 @@ def config_from_dict(config_class: type[Config], values: dict[str, Any], source:
         if kind in (int, float) and (problem := number_problem(kind, value)):
             raise ValueError(f"{source}: {name} is {short(value)}, which {problem}")
     return config_class(**values)
+
+
+def without_former_fields(values):
+    """A config from a file, without FORMER_FIELDS; anything else as it is."""
+    if not isinstance(values, Mapping):
+        return values
+    return {name: value for name, value in values.items()
+            if name not in FORMER_FIELDS or not isinstance(value, str) or value not in FORMER_FIELDS[name]}
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -246,7 +246,7 @@ def own_folder(folder: str | os.PathLike):
     ValueError, before anything is touched, if another process has it. A lock that a killed process held is free. A folder
     inside one that this process has already is its own, too. Of the processes that torchrun starts, the first has it.
     """
-    from mingpt.processes import is_first_process  # here, as it brings in torch, which a tokenizer does without
+    from mingpt.support.processes import is_first_process  # here, as it brings in torch, which a tokenizer does without
 
     folder = Path(folder).resolve()
     if not is_first_process() or any(folder.is_relative_to(mine) for mine in _owned):

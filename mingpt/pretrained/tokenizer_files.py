@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mingpt.files import atomic_path, cache_folder, read_json, read_text, short
+from mingpt.support.files import atomic_path, cache_folder, read_json, read_text, short
 
 # tokenizer -> file -> (mirrors tried in order, SHA-256)
 PRETRAINED = {
@@ -135,7 +135,7 @@ def download_pretrained(name: str = "gpt2", folder: str | os.PathLike | None = N
     Returns the paths of vocab.json and merges.txt. Raises ValueError for an unknown name, and download's
     DownloadError, a ValueError too, when a file cannot be had.
     """
-    from mingpt.download import fetch  # here, as it brings in `requests`, which nothing else of a tokenizer needs
+    from mingpt.pretrained.download import fetch  # here, as it brings in `requests`, which nothing else of a tokenizer needs
 
     if not isinstance(name, str) or name not in PRETRAINED:
         raise ValueError(f"no pretrained tokenizer is called {short(name)}; there is {', '.join(PRETRAINED)}")

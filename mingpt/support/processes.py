@@ -10,7 +10,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from mingpt.utils import pick_device
+from mingpt.support.devices import pick_device
 
 # How long one may wait for another. That is for a first process which prepares a large text: one that fails closes its
 # connections, which the others notice at once.

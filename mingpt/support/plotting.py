@@ -2,7 +2,7 @@
 
 from contextlib import contextmanager
 
-from mingpt.files import atomic_path
+from mingpt.support.files import atomic_path
 
 # A palette that colour-blind readers can tell apart (Okabe and Ito 2008).
 COLORS = {"blue": "#0072B2", "orange": "#E69F00", "green": "#009E73", "red": "#D55E00", "purple": "#CC79A7",

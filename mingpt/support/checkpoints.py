@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mingpt.files import atomic_path, read_json, sha256_of, write_json
+from mingpt.support.files import atomic_path, read_json, sha256_of, write_json
 
 CONTENT_HASH = "sha256 of the rest"  # a key of what `save_torch` writes
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from mingpt.hooks import patch, record
+from mingpt.interpret.hooks import patch, record
 
 Head = tuple[int, int]  # (layer, head), both from 0
 

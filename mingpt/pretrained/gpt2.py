@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mingpt.checkpoints import load_torch
-from mingpt.files import cache_folder, read_json, short, short_name, write_json
+from mingpt.support.checkpoints import load_torch
+from mingpt.support.files import cache_folder, read_json, short, short_name, write_json
 from mingpt.model import GPT, PRESETS, GPTConfig
-from mingpt.safetensors import DTYPES, SafeTensors, write_safetensors
+from mingpt.pretrained.safetensors import DTYPES, SafeTensors, write_safetensors
 
 # name -> (revision, sha256 of model.safetensors where it is known)
 PUBLISHED = {
@@ -151,7 +151,7 @@ def _find(source: str | os.PathLike) -> Weights:
     except TypeError:
         raise ValueError(f"a {type(source).__name__} is no source of weights; give a name, a folder or a file") from None
     if str(source) in PUBLISHED and not path.exists():
-        from mingpt.download import fetch  # here, as few programs download
+        from mingpt.pretrained.download import fetch  # here, as few programs download
 
         revision, sha256 = PUBLISHED[str(source)]
         hosts = ["huggingface.co", "hf-mirror.com"] if sha256 else ["huggingface.co"]  # a mirror only if we can check it

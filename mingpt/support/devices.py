@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import torch
 
-from mingpt.files import short
+from mingpt.support.files import short
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -1,6 +1,6 @@
 """Read and change what passes through a model, by the name of the place.
 
-    from mingpt.hooks import patch, record
+    from mingpt.interpret.hooks import patch, record
 
     with torch.no_grad(), record(model, "h.*.attn.pattern") as seen:
         model(idx)
@@ -11,7 +11,7 @@
         logits, _ = model(idx)
 
 A place is a module, and what passes is its output. Where a formula has no module at the place of interest, the model
-puts a `Tap` there, an identity; hooks are PyTorch's own forward hooks. Any nn.Module works. The places of a GPT:
+puts a `HookPoint` there, an identity; hooks are PyTorch's own forward hooks. Any nn.Module works. The places of a GPT:
 
     h.3.resid_pre  .resid_mid  .resid_post   the residual before, between and after layer 3's two parts, (B, T, C)
     h.3.attn.q  .k  .v                       as the scores use them, after any rotation, (B, H, T, D)
@@ -39,7 +39,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Tap(nn.Identity):
+class HookPoint(nn.Identity):
     """An identity, put where something worth seeing passes, for `record` and `patch` to find by name.
 
     Forward hooks are called, and no others.
@@ -54,14 +54,14 @@ class Tap(nn.Identity):
         return bool(self._forward_hooks)
 
 
-def add_taps(module: nn.Module, *names: str) -> None:
-    """Give `module` a Tap for each name: `self.name = Tap()`, only faster to reach.
+def add_hook_points(module: nn.Module, *names: str) -> None:
+    """Give `module` a HookPoint for each name: `self.name = HookPoint()`, only faster to reach.
 
-    Submodules are found by a search in Python, which at a dozen taps a layer would take a tenth of a small model's time
+    Submodules are found by a search in Python, which at a dozen hook points a layer would take a tenth of a small model's time
     for one token. A plain attribute of the same name is found first.
     """
     for name in names:
-        module.add_module(name, Tap())
+        module.add_module(name, HookPoint())
         object.__setattr__(module, name, module.get_submodule(name))
 
 

@@ -1,6 +1,6 @@
 """Download a file once, and know that it is the right one.
 
-    from mingpt.download import fetch
+    from mingpt.pretrained.download import fetch
     fetch("https://example.org/a/corpus.txt", "data/corpus.txt", sha256="521f7f42...")
 
 The bytes go to `corpus.txt.part`, are checked there, and only then take the final name: whatever goes wrong on
@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
-from mingpt.command import printable
-from mingpt.files import sha256_of
-from mingpt.watchdog import Watchdog, watched_session
+from mingpt.support.command import printable
+from mingpt.support.files import sha256_of
+from mingpt.pretrained.watchdog import Watchdog, watched_session
 
 try:
     import fcntl
