@@ -490,9 +490,11 @@ def test_without_a_home_the_cache_is_asked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "mingpt"
-    monkeypatch.delenv("HOME")
-    monkeypatch.delenv("USERPROFILE")
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user without an account
+
+    def home():  # as for a user without an account, and without HOME
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
     for call in (cache_folder, BPETokenizer.from_pretrained, lambda: GPT.from_pretrained("gpt2")):
         with pytest.raises(ValueError, match="no home folder to keep downloads in; set MINGPT_CACHE"):
             call()
