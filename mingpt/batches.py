@@ -16,7 +16,8 @@ class Batches:
                   `set_epoch(epoch)`, and `dataset[i]` is a function of (i, epoch). If its examples are padded, it has
                   `pad_id`: padding on the right is cut off, and no padding is ever a target.
     batch_size    examples in a batch; or, instead,
-    batch_tokens  about how many tokens a batch has, padding included: examples of similar length come together, so little
+    batch_tokens  about how many tokens a batch has, padding included: examples of similar length come together, so
+                  little
                   is spent on padding
     """
 
@@ -24,8 +25,10 @@ class Batches:
         if len(dataset) == 0:
             raise ValueError("the dataset is empty: there is nothing to train on")
         if (batch_size > 0) == (batch_tokens > 0):
-            raise ValueError(f"batch_size is {batch_size} and batch_tokens {batch_tokens}; exactly one of them must be "
-                             "positive, and the other 0")
+            raise ValueError(
+                f"batch_size is {batch_size} and batch_tokens {batch_tokens}; exactly one of them must be "
+                "positive, and the other 0"
+            )
         self.dataset, self.seed = dataset, seed
         self.batch_size, self.batch_tokens = batch_size, batch_tokens
         self.pad_id: int | None = getattr(dataset, "pad_id", None)
@@ -36,7 +39,8 @@ class Batches:
             lengths = self._draw(epoch=0)
             if batch_tokens < lengths.max():
                 raise ValueError(f"batch_tokens is {batch_tokens}, but one example has {lengths.max()} tokens")
-            # Fixed by the first epoch, so that step i is always in the same epoch, though others may be longer or shorter.
+            # Fixed by the first epoch, so that step i is always in the same epoch, though others may be longer or
+            # shorter.
             self.per_epoch = len(_group(np.sort(_round_up(lengths))[::-1], batch_tokens))
 
     def __len__(self) -> int:
@@ -56,7 +60,9 @@ class Batches:
         return x, y if len(share) else torch.full_like(y, -1)
 
     def set_epoch_again(self) -> None:
-        """Bring the dataset back to the epoch of the last batch: something that it shares may have been set to another."""
+        """Bring the dataset back to the epoch of the last batch:
+        something that it shares may have been set to another.
+        """
         if self._epoch >= 0 and hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(self._epoch)
 

@@ -17,35 +17,178 @@ repeat until the vocabulary is full.
     print(*tokenizer.show_work("Hello world"), sep="\n")       # every merge
     BPETokenizer.train(open("corpus.txt", encoding="utf-8"), vocab_size=8192).save("out/tokenizer")
 
-To read on: bpe_split.py has GPT-2's pattern, bpe_merge.py makes the merges of `show_work` fast, and bpe_files.py
-reads and writes GPT-2's two files.
+This file has the plain algorithm, and `mingpt/fast/` what gives the same ids sooner: bpe_split.py, bpe_encode.py and
+bpe_train.py. GPT-2's two files are read and written by pretrained/tokenizer_files.py.
 
 Sources: Sennrich, Haddow and Birch 2016, "Neural Machine Translation of Rare Words with Subword Units" (merges learnt
 from pair counts); Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2 (bytes as
 the base alphabet, the splitting).
 """
 
-import heapq
+import functools
 import operator
 import os
+import re
+import sys
+import unicodedata
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
 
-from mingpt.pretrained.tokenizer_files import byte_to_char, download_pretrained, read_tokenizer, visible, write_tokenizer
-from mingpt.fast.bpe_merge import Merger
-from mingpt.fast.bpe_split import blocks, checked_text, split_at, split_text
+from mingpt import fast
 from mingpt.char import token_ids
+from mingpt.fast.bpe_encode import FastEncoder
+from mingpt.fast.bpe_split import blocks, fast_split_text
+from mingpt.fast.bpe_train import fast_learn_merges
+from mingpt.pretrained.tokenizer_files import (
+    byte_to_char,
+    download_pretrained,
+    read_tokenizer,
+    visible,
+    write_tokenizer,
+)
 from mingpt.support.files import short
 
-# ------------------------------------------------------------------------------------------------------ tokenizer
-
 CACHE_CHARS = 1 << 21  # characters of pre-tokens whose ids are kept: some 120 MB of memory
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Step 1: split
+
+
+@functools.cache
+def pre_token_pattern() -> re.Pattern:
+    """GPT-2's splitting pattern, which it writes with the classes \\p{L}, letters, and \\p{N}, numbers:
+
+        's|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+
+
+    In words: an English ending, or a run of letters, of numbers or of other visible characters with the space before
+    it, or
+    white space, which leaves its last character to what follows. Python's `re` has no \\p{...}, and its \\w, \\d and
+    \\s
+    differ from the classes meant on thousands of characters, so they are spelled out from Unicode's tables.
+    """
+    letters = character_class(lambda c: unicodedata.category(c)[0] == "L")
+    numbers = character_class(lambda c: unicodedata.category(c)[0] == "N")
+    spaces = character_class(
+        lambda c: c.isspace() and c not in "\x1c\x1d\x1e\x1f"
+    )  # Python's four more, no white space
+    return re.compile(
+        f"'(?:[sdmt]|ll|ve|re)| ?[{letters}]+| ?[{numbers}]+| ?[^{spaces}{letters}{numbers}]+"
+        f"|[{spaces}]+(?![^{spaces}])|[{spaces}]+"
+    )
+
+
+def character_class(belongs: Callable[[str], bool]) -> str:
+    """All characters for which `belongs` is true, as ranges to stand between the brackets of a pattern."""
+    marks = "".join("x" if belongs(chr(code)) else " " for code in range(sys.maxunicode + 1))
+    return "".join(f"{chr(run.start())}-{chr(run.end() - 1)}" for run in re.finditer("x+", marks))
+
+
+def split_text(text: str) -> list[str]:
+    """The pre-tokens of `text`; joined together they give `text` back."""
+    if fast.on():
+        return fast_split_text(text)
+    return pre_token_pattern().findall(text)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Steps 2 and 3: bytes and merges
+
+
+def merge(ids: list[int], ranks: Mapping[tuple[int, int], int], merged: Sequence[int]) -> list[int]:
+    """Make all merges of one pre-token, in place: the pair of lowest rank first, the leftmost of equals.
+
+    Arguments:
+        ids: the token ids of its bytes, at first
+        ranks: (left id, right id) -> rank
+        merged: rank -> id of the two tokens joined
+
+    Returns the ranks of the merges, in the order in which they were made.
+    """
+    made = []
+    while ranked := [(ranks[pair], i) for i, pair in enumerate(zip(ids, ids[1:])) if pair in ranks]:
+        rank, i = min(ranked)
+        ids[i : i + 2] = [merged[rank]]
+        made.append(rank)
+    return made
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Learning the merges
+
+
+def count_words(texts: Iterable[str | bytes], special_tokens: Sequence[str] = (), progress: bool = False) -> Counter:
+    """How often each distinct pre-token occurs in `texts`, which are read as a stream and cut at `special_tokens`.
+
+    Raises ValueError for bad text, as `BPETokenizer.encode` does.
+    """
+    words = Counter()
+    with tqdm(desc="read", unit=" characters", unit_scale=True, disable=not progress) as bar:
+        for text in texts:
+            for piece in split_at(checked_text(text), special_tokens)[::2]:
+                for block in blocks(piece):
+                    words.update(split_text(block))
+                    bar.update(len(block))
+    return words
+
+
+def learn_merges(
+    word_counts: Mapping[str, int], n_merges: int, progress: bool = False
+) -> tuple[list[bytes], list[tuple[int, int]]]:
+    """Up to `n_merges` merges, each the most frequent pair of neighbours after those before it (Sennrich et al. 2016).
+
+    Arguments:
+        word_counts: pre-token -> how often it occurs; since merges never cross pre-tokens, nothing more is needed of a
+        text
+        n_merges: how many; fewer where the text runs out of pairs
+
+    Returns the tokens by id and the merges as pairs of ids. Bytes have GPT-2's ids 0 to 255, and merge number r makes
+    the
+    id 256 + r.
+    """
+    if fast.on():
+        return fast_learn_merges(word_counts, n_merges, progress)
+    byte_ids = {byte: id for id, byte in enumerate(byte_to_char())}
+    tokens, merges = [bytes([byte]) for byte in byte_ids], []
+    words = [[byte_ids[byte] for byte in word.encode("utf-8")] for word in word_counts]
+    for _ in tqdm(range(n_merges), desc="merges", unit="", disable=not progress):
+        # 1. Count every pair of neighbours, as often as its word occurs.
+        pairs = Counter()
+        for ids, count in zip(words, word_counts.values()):
+            for pair in zip(ids, ids[1:]):
+                pairs[pair] += count
+        # 2. Choose the most frequent one. Ties go to the smallest ids, so that the outcome depends on the text alone.
+        # A pair
+        #    that spells a token that exists is no candidate, as when "a" + "bc" comes after "ab" + "c".
+        known = set(tokens)
+        candidates = [pair for pair in pairs if tokens[pair[0]] + tokens[pair[1]] not in known]
+        if not candidates:
+            break
+        best = min(candidates, key=lambda pair: (-pairs[pair], pair))
+        # 3. Join it wherever it stands.
+        for ids in words:
+            join(ids, best, len(tokens))
+        tokens.append(tokens[best[0]] + tokens[best[1]])
+        merges.append(best)
+    return tokens, merges
+
+
+def join(ids: list[int], pair: tuple[int, int], new: int) -> None:
+    """Put `new` for every `pair` in `ids`, from the left, in place."""
+    i = 0
+    while i + 1 < len(ids):
+        if (ids[i], ids[i + 1]) == pair:
+            ids[i : i + 2] = [new]
+        i += 1
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The tokenizer
 
 
 @dataclass(frozen=True)
@@ -84,8 +227,14 @@ class BPETokenizer:
     Raises ValueError where these do not fit together.
     """
 
-    def __init__(self, tokens: Iterable[bytes], merges: Iterable[tuple[int, int]],
-                 special_tokens: Mapping[str, int] | None = None, *, cache_chars: int = CACHE_CHARS):
+    def __init__(
+        self,
+        tokens: Iterable[bytes],
+        merges: Iterable[tuple[int, int]],
+        special_tokens: Mapping[str, int] | None = None,
+        *,
+        cache_chars: int = CACHE_CHARS,
+    ):
         try:
             self.tokens = list(tokens)
             self.merges = [(operator.index(left), operator.index(right)) for left, right in merges]
@@ -94,8 +243,10 @@ class BPETokenizer:
         except (TypeError, ValueError):  # not iterable, no pairs, no integers
             fit = False
         if not fit:
-            raise ValueError("`tokens` is a list of bytes, `merges` a list of pairs of ids, and `special_tokens` a mapping of "
-                             "names to ids; another type was given")
+            raise ValueError(
+                "`tokens` is a list of bytes, `merges` a list of pairs of ids, and `special_tokens` a mapping of "
+                "names to ids; another type was given"
+            )
         ids = {token: id for id, token in enumerate(self.tokens)}
         if len(ids) < len(self.tokens) or b"" in ids:
             twice = next((token for token, count in Counter(self.tokens).items() if count > 1), b"")
@@ -116,9 +267,7 @@ class BPETokenizer:
             if joined not in ids:
                 raise ValueError(f"merge {rank} makes {visible(joined)!r}, which is not in the vocabulary; add it")
             self._merged.append(ids[joined])
-        self._merger = Merger(self._byte_ids, self._ranks, self._merged, len(ids))
-        self._cache = {}  # pre-token -> ids
-        self._cached_chars, self._cache_chars = 0, cache_chars
+        self._fast = FastEncoder(self._byte_ids, self._ranks, self._merged, len(ids), cache_chars)
 
     @property
     def vocab_size(self) -> int:
@@ -161,42 +310,30 @@ class BPETokenizer:
     def encode_batch(self, texts: Iterable[str | bytes], allowed_special: str | Iterable[str] = ()) -> list[list[int]]:
         """`encode` for each of `texts`. Raises ValueError as it does, and for a single text."""
         if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
-            raise ValueError(f"encode_batch takes a list of texts, not a {type(texts).__name__}; use encode for a single one")
+            raise ValueError(
+                f"encode_batch takes a list of texts, not a {type(texts).__name__}; use encode for a single one"
+            )
         return [self.encode(text, allowed_special) for text in texts]
 
     def _encode(self, text: str) -> list[int]:
-        """Ids of checked text without special tokens; words seen before cost one look into a dictionary each."""
-        ids, cache = [], self._cache
-        for block in blocks(text):
-            words = split_text(block)
-            try:
-                ids += list(chain.from_iterable(map(cache.__getitem__, words)))  # a list first: all words or none
-            except KeyError:
-                unknown = list(set(words).difference(cache))
-                cache.update(zip(unknown, self._merger.words([word.encode("utf-8") for word in unknown])))
-                ids += chain.from_iterable(map(cache.__getitem__, words))
-                self._cached_chars += sum(map(len, unknown))
-                if self._cached_chars > self._cache_chars:
-                    # Start anew; the frequent words are soon back. Another thread may still be reading the old one.
-                    self._cache, self._cached_chars = {}, 0
-                    cache = self._cache
-        return ids
+        """Ids of checked text without special tokens."""
+        if fast.on():
+            return self._fast.encode(text)
+        return [id for work in self.show_work(text) for id in work.ids]
 
     def show_work(self, text: str | bytes) -> list[WordWork]:
         """How `encode_ordinary` encodes `text`, pre-token by pre-token; print the items to read them.
 
-        This is the algorithm in its plainest form: look at all pairs, make the merge of lowest rank (the leftmost of
-        equals), repeat. Raises ValueError for bad text, as `encode` does.
+        Raises ValueError for bad text, as `encode` does.
         """
         works = []
         for word in split_text(checked_text(text)):
-            data, merges = word.encode("utf-8"), []
+            data = word.encode("utf-8")
             ids = [self._byte_ids[byte] for byte in data]
-            while ranked := [(self._ranks[pair], i) for i, pair in enumerate(zip(ids, ids[1:])) if pair in self._ranks]:
-                rank, i = min(ranked)
-                merges.append((rank, self.tokens[ids[i]], self.tokens[ids[i + 1]]))
-                ids[i : i + 2] = [self._merged[rank]]
-            works.append(WordWork(word, data, merges, [self.tokens[id] for id in ids], ids))
+            made = [
+                (rank, *(self.tokens[id] for id in self.merges[rank])) for rank in merge(ids, self._ranks, self._merged)
+            ]
+            works.append(WordWork(word, data, made, [self.tokens[id] for id in ids], ids))
         return works
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -218,8 +355,14 @@ class BPETokenizer:
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     @classmethod
-    def train(cls, texts: str | Iterable[str | bytes], vocab_size: int, special_tokens: str | Iterable[str] = (), *,
-              progress: bool = True) -> "BPETokenizer":
+    def train(
+        cls,
+        texts: str | Iterable[str | bytes],
+        vocab_size: int,
+        special_tokens: str | Iterable[str] = (),
+        *,
+        progress: bool = True,
+    ) -> "BPETokenizer":
         """Learn a tokenizer of `vocab_size` tokens: 256 bytes, merges by pair count, `special_tokens` last.
 
         Arguments:
@@ -241,7 +384,9 @@ class BPETokenizer:
         except TypeError:
             raise ValueError(f"vocab_size is {short(vocab_size)}; it has to be a whole number") from None
         if not isinstance(texts, Iterable):
-            raise ValueError(f"the texts are a {type(texts).__name__}; give a string, a list of strings or an open file")
+            raise ValueError(
+                f"the texts are a {type(texts).__name__}; give a string, a list of strings or an open file"
+            )
         room = vocab_size - 256 - len(names)
         if room < 0:
             raise ValueError(
@@ -257,8 +402,12 @@ class BPETokenizer:
         return cls(tokens + [name.encode("utf-8") for name in names], merges, specials)
 
     @classmethod
-    def from_files(cls, vocab_json: str | os.PathLike, merges_txt: str | os.PathLike,
-                   special_tokens: str | Iterable[str] | None = None) -> "BPETokenizer":
+    def from_files(
+        cls,
+        vocab_json: str | os.PathLike,
+        merges_txt: str | os.PathLike,
+        special_tokens: str | Iterable[str] | None = None,
+    ) -> "BPETokenizer":
         """Read GPT-2's two files: token -> id as JSON, and one merge a line in order of rank.
 
         `special_tokens`: names of the special tokens in vocab.json. By default those that no merge makes and that
@@ -294,109 +443,26 @@ def name_list(names: str | Iterable[str]) -> list[str]:
     return several
 
 
-# ------------------------------------------------------------------------------------------------------- training
+def checked_text(text: str | bytes) -> str:
+    """`text` as a string that UTF-8 can write; raises ValueError for other bytes, lone surrogates and non-text."""
+    if not isinstance(text, (str, bytes)):
+        raise ValueError(f"text is a {type(text).__name__}; it has to be a string, or bytes in UTF-8")
+    try:
+        if isinstance(text, bytes):
+            return text.decode("utf-8")
+        text.encode("utf-8")
+        return text
+    except UnicodeDecodeError as error:
+        raise ValueError(f"text is not UTF-8: byte 0x{text[error.start]:02x} at offset {error.start}") from None
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"text has a lone surrogate {text[error.start]!r} at index {error.start}, which UTF-8 cannot write; "
+            "text.encode('utf-8', 'replace').decode('utf-8') puts '?' in its place"
+        ) from None
 
 
-def count_words(texts: Iterable[str | bytes], special_tokens: Sequence[str] = (), progress: bool = False) -> Counter:
-    """How often each distinct pre-token occurs in `texts`, which are read as a stream and cut at `special_tokens`.
-
-    Raises ValueError for bad text, as `BPETokenizer.encode` does.
-    """
-    words = Counter()
-    with tqdm(desc="read", unit=" characters", unit_scale=True, disable=not progress) as bar:
-        for text in texts:
-            for piece in split_at(checked_text(text), special_tokens)[::2]:
-                for block in blocks(piece):
-                    words.update(split_text(block))
-                    bar.update(len(block))
-    return words
-
-
-def learn_merges(word_counts: Mapping[str, int], n_merges: int,
-                 progress: bool = False) -> tuple[list[bytes], list[tuple[int, int]]]:
-    """Up to `n_merges` merges, each the most frequent pair of neighbours after those before it.
-
-    Ties go to the smallest pair of ids, where bytes have GPT-2's ids 0 to 255 and merge number r makes id 256 + r. A
-    pair that spells a token that is there already is passed over: a vocabulary holds every token once. Returns the
-    tokens by id and the merges as pairs of ids.
-
-    The textbook recounts all pairs after every merge. Here the counts are kept, and a merge only visits the words that
-    hold its pair. A heap finds the most frequent pair: counts of old pairs only ever fall, so an entry that is too high
-    is put back with its count of today when it comes up.
-    """
-    byte_ids = {byte: id for id, byte in enumerate(byte_to_char())}
-    tokens = [bytes([byte]) for byte in byte_ids]
-    known, merges = set(tokens), []
-    words, counts = [], list(word_counts.values())
-    pair_counts, words_with = defaultdict(int), defaultdict(set)
-    for w, (word, count) in enumerate(word_counts.items()):
-        ids = list(map(byte_ids.__getitem__, word.encode("utf-8")))
-        words.append(ids)
-        for pair in zip(ids, ids[1:]):
-            pair_counts[pair] += count
-            words_with[pair].add(w)
-    heap = [(-count, pair) for pair, count in pair_counts.items()]
-    heapq.heapify(heap)
-
-    with tqdm(total=n_merges, desc="merges", unit="", disable=not progress) as bar:
-        while heap and len(merges) < n_merges:
-            count, pair = heapq.heappop(heap)
-            if -count != pair_counts[pair]:
-                if pair_counts[pair] > 0:
-                    heapq.heappush(heap, (-pair_counts[pair], pair))
-                continue
-            token = tokens[pair[0]] + tokens[pair[1]]
-            if token in known:
-                continue
-            new = len(tokens)
-            tokens.append(token)
-            known.add(token)
-            merges.append(pair)
-            born = set()
-            for w in words_with.pop(pair):
-                born.update(merge_in_word(words[w], w, counts[w], pair, new, pair_counts, words_with))
-            del pair_counts[pair]
-            for neighbours in born:
-                if pair_counts[neighbours] > 0:
-                    heapq.heappush(heap, (-pair_counts[neighbours], neighbours))
-            bar.update()
-    return tokens, merges
-
-
-def merge_in_word(ids: list[int], w: int, count: int, pair: tuple[int, int], new: int, pair_counts: dict,
-                  words_with: dict) -> list[tuple[int, int]]:
-    """Put `new` for every `pair` in `ids`, from the left, and keep the counts of its neighbours right.
-
-    Arguments:
-        ids: the tokens of word number `w`, which occurs `count` times; changed in place
-        pair_counts: pair -> how often it occurs; what the merge breaks up is taken off, what it makes is added
-        words_with: pair -> numbers of the words it occurs in, or once did; `w` is added to what the merge makes
-
-    Returns the pairs that came into being, all of them with `new` on one side.
-    """
-    left, right = pair
-    born = []
-    read = write = 0
-    end = len(ids) - 1
-    while read <= end:
-        id = ids[read]
-        if id == left and read < end and ids[read + 1] == right:
-            if write:
-                before = ids[write - 1]
-                pair_counts[before, left] -= count
-                pair_counts[before, new] += count
-                born.append((before, new))
-            read += 1
-            if read < end:
-                behind = ids[read + 1]
-                pair_counts[right, behind] -= count
-                pair_counts[new, behind] += count
-                born.append((new, behind))
-            id = new
-        ids[write] = id
-        read += 1
-        write += 1
-    del ids[write:]
-    for neighbours in born:
-        words_with[neighbours].add(w)
-    return born
+def split_at(text: str, names: Sequence[str]) -> list[str]:
+    """Cut `text` at `names`, the longest that fits: ordinary text at even places of the result, names at odd ones."""
+    if not names:
+        return [text]
+    return re.split("(" + "|".join(map(re.escape, sorted(names, key=len, reverse=True))) + ")", text)

@@ -14,7 +14,9 @@ class CharTokenizer:
 
     def __init__(self, characters: Sequence[str]):
         if isinstance(characters, bytes) or not isinstance(characters, Sequence):
-            raise ValueError(f"the characters are a {type(characters).__name__}; give a string, or a list of characters")
+            raise ValueError(
+                f"the characters are a {type(characters).__name__}; give a string, or a list of characters"
+            )
         for character in characters:
             if not isinstance(character, str) or len(character) != 1:
                 raise ValueError(f"{short(character)} is not a single character")
@@ -47,8 +49,10 @@ class CharTokenizer:
             return [self.index[character] for character in text]
         except KeyError as error:
             character = error.args[0]
-            raise ValueError(f"the character {character!r} (U+{ord(character):04X}) at place {text.index(character)} "
-                             f"is not in the vocabulary of {self.vocab_size}") from None
+            raise ValueError(
+                f"the character {character!r} (U+{ord(character):04X}) at place {text.index(character)} "
+                f"is not in the vocabulary of {self.vocab_size}"
+            ) from None
 
     def decode(self, indices: Iterable[int]) -> str:
         """The text of a sequence of indices (a list, or a 1-D array or tensor). ValueError for one out of range."""
@@ -72,8 +76,10 @@ def token_ids(ids: Iterable[int]) -> list[int]:
         return plain
     for id in plain:
         if isinstance(id, (list, tuple)) or getattr(id, "ndim", 0) and len(id) != 1:
-            raise ValueError(f"ids have to be a sequence of integers, not a batch of {len(plain)} such; decode one at a time: "
-                             "[tokenizer.decode(row) for row in batch]")
+            raise ValueError(
+                f"ids have to be a sequence of integers, not a batch of {len(plain)} such; decode one at a time: "
+                "[tokenizer.decode(row) for row in batch]"
+            )
         if isinstance(id, bool):
             raise ValueError(f"ids have to be a sequence of integers: 'bool' ({id}) is none")
     try:

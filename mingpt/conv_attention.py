@@ -56,8 +56,10 @@ class ConvAttentionConfig:
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd is {self.n_embd}, which {self.n_head} heads do not divide; change one of them")
         if self.kernel_size < 2:
-            raise ValueError(f"kernel_size is {self.kernel_size}; it must be at least 2, for the current token and the "
-                             "masked tap after it")
+            raise ValueError(
+                f"kernel_size is {self.kernel_size}; it must be at least 2, for the current token and the "
+                "masked tap after it"
+            )
         if not -1 <= self.pad_id < self.vocab_size:
             raise ValueError(f"pad_id is {self.pad_id}; it must be a token below {self.vocab_size}, or -1 for none")
 
@@ -140,7 +142,8 @@ class Attention(nn.Module):
         mask = mask.to(q.dtype)
         if mask.ndim == 3:
             mask = mask.repeat_interleave(H, dim=0)  # (B * H, T, T)
-        # The stored pattern can be recorded and changed, and is small beside the logits; PyTorch's fused kernel is no faster
+        # The stored pattern can be recorded and changed, and is small beside the logits; PyTorch's fused kernel is no
+        # faster
         # here (projects/benchmark, "changes").
         q, k = q.reshape(B * H, T, D), k.reshape(B * H, T, D)
         scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=1 / math.sqrt(D))

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-
-COLDEST = 1e-20  # a temperature below is taken for this one, at which logits are still float32 numbers: a choice as greedy
+COLDEST = (
+    1e-20  # a temperature below is taken for this one, at which logits are still float32 numbers: a choice as greedy
+)
 MOST_NEW_TOKENS = 1 << 24  # more take months
 
 
@@ -39,7 +40,9 @@ class KVCache:
         return lengths[:, None] + torch.arange(T, device=lengths.device)
 
     def mask(self, T: int) -> Tensor | None:
-        """0 where the next T tokens may look and -inf elsewhere, (B or 1, 1, T, S) float32; None if that is all before them."""
+        """0 where the next T tokens may look and -inf elsewhere, (B or 1, 1, T, S) float32;
+        None if that is all before them.
+        """
         if self.longest == 0 or T == 1 and self.uniform:
             return None
         if self._mask is None or self._mask.size(-2) != T:
@@ -78,17 +81,26 @@ class KVCache:
         self._mask = None
 
 
-def sample(logits: Tensor, temperature: float = 1.0, do_sample: bool = False, top_k: int | None = None,
-           top_p: float | None = None, generator: torch.Generator | None = None) -> Tensor:
+def sample(
+    logits: Tensor,
+    temperature: float = 1.0,
+    do_sample: bool = False,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Choose one token for each row of `logits`, (B, V). Returns (B,) int64.
 
     Without `do_sample`, the most likely token. With it, a draw from softmax(logits / temperature), restricted to the
-    `top_k` most likely tokens, with those that are as likely as the last of them, and to the smallest set of tokens whose
+    `top_k` most likely tokens, with those that are as likely as the last of them, and to the smallest set of tokens
+    whose
     probabilities reach `top_p` (Holtzman et al. 2020).
     """
     highest, choice = logits.max(dim=-1)
     if not highest.isfinite().all():
-        raise ValueError("the logits are not finite (NaN or infinity): the model has diverged, or its weights are damaged")
+        raise ValueError(
+            "the logits are not finite (NaN or infinity): the model has diverged, or its weights are damaged"
+        )
     if not do_sample:
         return choice
     logits = logits.float() / max(temperature, COLDEST)
@@ -103,14 +115,24 @@ def sample(logits: Tensor, temperature: float = 1.0, do_sample: bool = False, to
 
 
 @torch.no_grad()
-def generate(model, idx: Tensor | Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 1.0,
-             do_sample: bool = False, top_k: int | None = None, top_p: float | None = None,
-             stop_tokens: int | Iterable[int] = (), use_cache: bool = True,
-             generator: torch.Generator | None = None, lookup: int = 0) -> Tensor | list[list[int]]:
+def generate(
+    model,
+    idx: Tensor | Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    do_sample: bool = False,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    stop_tokens: int | Iterable[int] = (),
+    use_cache: bool = True,
+    generator: torch.Generator | None = None,
+    lookup: int = 0,
+) -> Tensor | list[list[int]]:
     """Append up to `max_new_tokens` tokens to each prompt.
 
     idx is a (B, T) tensor or array of integers, or a list of prompts of any lengths. A row ends with the first of
-    `stop_tokens`, one or several, that it produces. ValueError for options and prompts that cannot be, and for logits that are
+    `stop_tokens`, one or several, that it produces. ValueError for options and prompts that cannot be, and for logits
+    that are
     not finite.
     Past `block_size` tokens a row sees only its last `block_size`. For a tensor, returns (B, T + new), where a row that
     has ended is filled up with its stop token; for a list, a list of token lists, each cut at its end.
@@ -257,13 +279,19 @@ def _stop_set(stop_tokens) -> set[int]:
     if isinstance(stop_tokens, Tensor):
         stop_tokens = stop_tokens.tolist()
     try:
-        return {operator.index(token) for token in (stop_tokens if isinstance(stop_tokens, Iterable) else [stop_tokens])}
+        return {
+            operator.index(token) for token in (stop_tokens if isinstance(stop_tokens, Iterable) else [stop_tokens])
+        }
     except TypeError:
         raise ValueError(f"stop_tokens is {stop_tokens!r}; it must be a token, an integer, or a list of them") from None
 
 
 def _check(max_new_tokens, temperature, top_k, top_p, lookup) -> None:
-    for name, value in (("max_new_tokens", max_new_tokens), ("lookup", lookup), ("top_k", 1 if top_k is None else top_k)):
+    for name, value in (
+        ("max_new_tokens", max_new_tokens),
+        ("lookup", lookup),
+        ("top_k", 1 if top_k is None else top_k),
+    ):
         if not hasattr(value, "__index__") or isinstance(value, bool):
             raise ValueError(f"{name} is {value!r}; it must be an integer")
     if not 0 <= max_new_tokens <= MOST_NEW_TOKENS:

@@ -52,7 +52,7 @@ class LowRank(nn.Module):
         self.wte = nn.Embedding(vocab_size ** (order - 1), n_embd)
         self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
         for weight in (self.wte.weight, self.lm_head.weight):
-            nn.init.uniform_(weight, -n_embd**-0.5, n_embd**-0.5)
+            nn.init.uniform_(weight, -(n_embd**-0.5), n_embd**-0.5)
 
     def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Predict the token after each position from it and the n - 2 before it.
@@ -60,14 +60,16 @@ class LowRank(nn.Module):
         idx      (B, T) int64, T >= n - 1
         targets  (B, T) int64, the tokens to predict; -1 where there is nothing to learn
 
-        Returns (logits, loss): logits (B, T, V), of mean 0; loss as `mingpt.fast.cross_entropy.cross_entropy`, or None. The first
+        Returns (logits, loss): logits (B, T, V), of mean 0; loss as `mingpt.fast.cross_entropy.cross_entropy`, or
+        None. The first
         n - 2 positions have no whole context: their logits are 0, and their targets do not count.
         """
         B, T = idx.shape
         missing = self.order - 2
         if T < self.order - 1:
-            raise ValueError(f"idx has {T} tokens, fewer than the {self.order - 1} of a context of this "
-                             f"{self.order}-gram model")
+            raise ValueError(
+                f"idx has {T} tokens, fewer than the {self.order - 1} of a context of this {self.order}-gram model"
+            )
         contexts = context_index(idx.unfold(1, self.order - 1, 1), self.vocab_size)  # (B, T - missing)
         logits = self.lm_head(self.wte(contexts))
         logits = F.pad(logits - logits.mean(-1, keepdim=True), (0, 0, missing, 0))  # (B, T, V)

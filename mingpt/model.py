@@ -6,7 +6,8 @@ Shape letters, used in every file of this project:
     D  head_dim = C / H   S  key positions (S = T unless a cache holds earlier ones)
     V  vocab_size
 
-The architecture is that of Radford et al. 2019. Module names are GPT-2's as well, so its published weights load by name.
+The architecture is that of Radford et al. 2019. Module names are GPT-2's as well, so its published weights load by
+name.
 Where a line says `fast.on()`, `mingpt/fast` computes the same sooner: to follow the plain way, set MINGPT_FAST=0.
 """
 
@@ -24,10 +25,18 @@ from mingpt.fast.gelu import fast_gelu
 from mingpt.generate import KVCache, generate
 from mingpt.interpret.hooks import HookPoint, add_hook_points
 
-PRESETS = {name: dict(n_layer=n_layer, n_head=n_head, n_embd=n_embd) for name, n_layer, n_head, n_embd in (
-    ("gpt2", 12, 12, 768), ("gpt2-medium", 24, 16, 1024),  # 124 and 354 million parameters
-    ("gpt2-large", 36, 20, 1280), ("gpt2-xl", 48, 25, 1600),  # 774 million and 1.56 billion
-    ("gpt-mini", 6, 6, 192), ("gpt-micro", 4, 4, 128), ("gpt-nano", 3, 3, 48))}
+PRESETS = {
+    name: dict(n_layer=n_layer, n_head=n_head, n_embd=n_embd)
+    for name, n_layer, n_head, n_embd in (
+        ("gpt2", 12, 12, 768),
+        ("gpt2-medium", 24, 16, 1024),  # 124 and 354 million parameters
+        ("gpt2-large", 36, 20, 1280),
+        ("gpt2-xl", 48, 25, 1600),  # 774 million and 1.56 billion
+        ("gpt-mini", 6, 6, 192),
+        ("gpt-micro", 4, 4, 128),
+        ("gpt-nano", 3, 3, 48),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -49,13 +58,17 @@ class GPTConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd is {self.n_embd}, which {self.n_head} heads do not divide; change n_embd or n_head")
+            raise ValueError(
+                f"n_embd is {self.n_embd}, which {self.n_head} heads do not divide; change n_embd or n_head"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be in [0, 1)")
         if self.positions not in ("learned", "rotary"):
             raise ValueError(f"positions is {self.positions!r}; it must be one of learned, rotary")
         if self.positions == "rotary" and self.head_dim % 2:
-            raise ValueError(f"head_dim is {self.head_dim}; rotary positions turn pairs of channels, so it must be even")
+            raise ValueError(
+                f"head_dim is {self.head_dim}; rotary positions turn pairs of channels, so it must be even"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -82,8 +95,15 @@ def causal_mask(q: Tensor, k: Tensor) -> Tensor:
     return q.new_full((T, S), -math.inf).triu(S - T + 1)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0,
-              scores_point: nn.Module = HookPoint(), pattern_point: nn.Module = HookPoint()) -> Tensor:
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    scores_point: nn.Module = HookPoint(),
+    pattern_point: nn.Module = HookPoint(),
+) -> Tensor:
     """softmax(q k^T / sqrt(D) + mask) v, the textbook formula (Vaswani et al. 2017, equation 1).
 
     q is (B, H, T, D), k and v are (B, H, S, D). mask broadcasts to (B, H, T, S); it is causal unless given. Returns
@@ -113,7 +133,9 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         self.config = config
         self.layer = layer  # its place in the cache
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # queries, keys and values of all heads in one product
+        self.c_attn = nn.Linear(
+            config.n_embd, 3 * config.n_embd
+        )  # queries, keys and values of all heads in one product
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.resid_dropout = nn.Dropout(config.dropout)
         add_hook_points(self, "q", "k", "v", "scores", "pattern", "head_out")  # identities with a name
@@ -142,7 +164,9 @@ class CausalSelfAttention(nn.Module):
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x Φ(x), Φ being the standard normal distribution function, in GPT-2's tanh form of it (Hendrycks and Gimpel 2016)."""
+    """x Φ(x), Φ being the standard normal distribution function,
+    in GPT-2's tanh form of it (Hendrycks and Gimpel 2016).
+    """
     if fast.on():
         return fast_gelu(x)
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
@@ -174,7 +198,8 @@ class Block(nn.Module):
         add_hook_points(self, "resid_pre", "resid_mid", "resid_post")
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None = None, cache: KVCache | None = None) -> Tensor:
-        # Both add to x, the residual stream, which has no norm in its way: gradients reach the first layer undiminished.
+        # Both add to x, the residual stream, which has no norm in its way: gradients reach the first layer
+        # undiminished.
         x = self.resid_pre(x)
         x = self.resid_mid(x + self.attn(self.ln_1(x), rotation, cache))
         return self.resid_post(x + self.mlp(self.ln_2(x)))
@@ -241,8 +266,9 @@ class GPT(nn.Module):
         """How many numbers the model learns. Tied weights count once."""
         return sum(p.numel() for p in self.parameters())
 
-    def forward(self, idx: Tensor, targets: Tensor | None = None, positions: Tensor | None = None,
-                cache: KVCache | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, idx: Tensor, targets: Tensor | None = None, positions: Tensor | None = None, cache: KVCache | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Predict the token after each position.
 
         idx        (B, T) int64, T <= block_size
@@ -283,7 +309,10 @@ class GPT(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source, **options) -> "GPT":
-        """GPT-2 by name ("gpt2" ... "gpt2-xl"), or a folder or file of its format; see `mingpt.pretrained.gpt2.load`."""
+        """GPT-2 by name ("gpt2" ...
+
+        "gpt2-xl"), or a folder or file of its format; see `mingpt.pretrained.gpt2.load`.
+        """
         from mingpt.pretrained import gpt2  # here, as it imports this file
 
         return gpt2.load(cls, source, **options)

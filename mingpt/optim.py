@@ -14,7 +14,9 @@ from mingpt.support.devices import has_fast_bfloat16
 class OptimConfig:
     """How the parameters are updated."""
 
-    optimizer: Annotated[str, "adamw, or muon: Muon for the weight matrices of the blocks, AdamW for the rest"] = "adamw"
+    optimizer: Annotated[str, "adamw, or muon: Muon for the weight matrices of the blocks, AdamW for the rest"] = (
+        "adamw"
+    )
     learning_rate: Annotated[float, "peak rate of AdamW"] = 3e-4
     muon_learning_rate: Annotated[float, "peak rate of Muon"] = 0.02
     weight_decay: Annotated[float, "decay of weight matrices; never of embeddings, norms and biases"] = 0.1
@@ -23,7 +25,9 @@ class OptimConfig:
     grad_clip: Annotated[float, "largest norm of the whole gradient; 0 for no limit"] = 1.0
     schedule: Annotated[str, "constant, linear or cosine, after the warm-up"] = "cosine"
     warmup_iters: Annotated[int, "steps of linear warm-up"] = 0
-    decay_fraction: Annotated[float, "share of the run over which the rate falls; it stays at its lowest after that"] = 1.0
+    decay_fraction: Annotated[
+        float, "share of the run over which the rate falls; it stays at its lowest after that"
+    ] = 1.0
     min_lr_ratio: Annotated[float, "lowest rate, as a share of the peak"] = 0.0
 
     def __post_init__(self):
@@ -46,7 +50,8 @@ class OptimConfig:
 def rate_factor(config: OptimConfig, step: int, max_iters: int) -> float:
     """The learning rate at `step` (from 0), as a share of its peak.
 
-    Rises linearly over `warmup_iters` steps, then falls to `min_lr_ratio` at the end of `decay_fraction` of the run, and
+    Rises linearly over `warmup_iters` steps, then falls to `min_lr_ratio` at the end of `decay_fraction` of the run,
+    and
     stays there: without the limit a cosine would climb back to its peak.
     """
     if step < config.warmup_iters:
@@ -72,7 +77,7 @@ def parameter_groups(model: nn.Module) -> dict[str, list[tuple[str, nn.Parameter
     """
     group_of: dict[nn.Parameter, str] = {}
     for module_name, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
+        for _, parameter in module.named_parameters(recurse=False):
             if isinstance(module, nn.Embedding):
                 group_of[parameter] = "embeddings"  # also where a linear head shares the table
             elif parameter.ndim < 2 or isinstance(module, nn.LayerNorm):
@@ -106,8 +111,14 @@ def make_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.O
     kept = [p for _, p in groups["embeddings"] + groups["vectors"]]
     adamw = [dict(params=decayed, weight_decay=config.weight_decay), dict(params=kept, weight_decay=0.0)]
     device_type = next(model.parameters()).device.type
-    optimizers.append(torch.optim.AdamW([group for group in adamw if group["params"]], lr=config.learning_rate,
-                                        betas=(config.beta1, config.beta2), fused=device_type in ("cpu", "cuda")))
+    optimizers.append(
+        torch.optim.AdamW(
+            [group for group in adamw if group["params"]],
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            fused=device_type in ("cpu", "cuda"),
+        )
+    )
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]

@@ -24,14 +24,16 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from mingpt import fast
 from mingpt.batches import Batches
+from mingpt.fast.memory import keep_freed_memory
+from mingpt.optim import OptimConfig, make_optimizers, rate_factor
 from mingpt.support.checkpoints import fingerprint, load_torch, save_torch
 from mingpt.support.command import Stopped, StopRequest
-from mingpt.support.files import append_line, own_folder, read_text, remove_own, write_text
-from mingpt.optim import OptimConfig, make_optimizers, rate_factor
-from mingpt.support.processes import join_processes, lost_processes_named, process_count, process_rank
 from mingpt.support.config import without_former_fields
-from mingpt.support.devices import keep_freed_memory, pick_dtype, progress_options
+from mingpt.support.devices import pick_dtype, progress_options
+from mingpt.support.files import append_line, own_folder, read_text, remove_own, write_text
+from mingpt.support.processes import join_processes, lost_processes_named, process_count, process_rank
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,15 @@ class TrainerConfig:
 
     def __post_init__(self):
         if (self.max_iters > 0) == (self.max_epochs > 0):
-            raise ValueError(f"max_iters is {self.max_iters} and max_epochs {self.max_epochs}; exactly one of them must be "
-                             "positive, and the other 0")
+            raise ValueError(
+                f"max_iters is {self.max_iters} and max_epochs {self.max_epochs}; exactly one of them must be "
+                "positive, and the other 0"
+            )
         if (self.batch_size > 0) == (self.batch_tokens > 0):
-            raise ValueError(f"batch_size is {self.batch_size} and batch_tokens {self.batch_tokens}; exactly one of them must "
-                             "be positive, and the other 0")
+            raise ValueError(
+                f"batch_size is {self.batch_size} and batch_tokens {self.batch_tokens}; exactly one of them must "
+                "be positive, and the other 0"
+            )
         for name in ("accumulate", "log_interval"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -66,9 +72,20 @@ class TrainerConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
 
 
-# May change between a run and its resumption; the number of steps only to a larger one. The numbers then agree to rounding; with another device, or another number of
+# May change between a run and its resumption; the number of steps only to a larger one. The numbers then agree to
+# rounding; with another device, or another number of
 # parts or processes, the draws of dropout differ too.
-FREE_TO_CHANGE = {"max_iters", "max_epochs", "accumulate", "eval_interval", "checkpoint_interval", "log_interval", "device", "compile", "dtype"}
+FREE_TO_CHANGE = {
+    "max_iters",
+    "max_epochs",
+    "accumulate",
+    "eval_interval",
+    "checkpoint_interval",
+    "log_interval",
+    "device",
+    "compile",
+    "dtype",
+}
 
 
 class Trainer:
@@ -91,14 +108,23 @@ class Trainer:
     Several processes give the losses of one, to rounding, as long as the model itself draws nothing.
     """
 
-    def __init__(self, config: TrainerConfig, optim: OptimConfig, model: nn.Module, dataset, eval_dataset=None,
-                 out_dir: str | os.PathLike | None = None, extra: dict | None = None, inputs: dict | None = None):
+    def __init__(
+        self,
+        config: TrainerConfig,
+        optim: OptimConfig,
+        model: nn.Module,
+        dataset,
+        eval_dataset=None,
+        out_dir: str | os.PathLike | None = None,
+        extra: dict | None = None,
+        inputs: dict | None = None,
+    ):
         self.config, self.optim, self.extra = config, optim, extra or {}
         self.inputs = {name: fingerprint(value) for name, value in (inputs or {}).items()}
         self.rank, self.world = process_rank(), process_count()
         self.device = join_processes(config.device)
         self.out_dir = Path(out_dir) if out_dir is not None else None
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and fast.on():
             keep_freed_memory()
         self.dtype = pick_dtype(config.dtype, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
@@ -108,7 +134,8 @@ class Trainer:
         self.batches = Batches(dataset, config.batch_size, config.batch_tokens, config.seed)
         self.eval_batches = None
         if eval_dataset is not None:
-            # It may be the dataset that is trained on, or share parts with it: `evaluate` sets its epoch, and then back.
+            # It may be the dataset that is trained on, or share parts with it: `evaluate` sets its epoch, and then
+            # back.
             self.eval_batches = Batches(eval_dataset, config.batch_size, config.batch_tokens, config.seed)
         self.max_iters = config.max_iters or config.max_epochs * len(self.batches)
 
@@ -138,10 +165,13 @@ class Trainer:
     def run(self, resume: bool = False) -> None:
         """Train to the end, and leave the model in evaluation mode.
 
-        With `resume`, go on from the checkpoint in out_dir, if there is one; without, from where this trainer is. That is
-        the start unless `load_checkpoint` was called, and a start deletes the checkpoint there and begins metrics.jsonl anew.
+        With `resume`, go on from the checkpoint in out_dir, if there is one; without, from where this trainer is. That
+        is
+        the start unless `load_checkpoint` was called, and a start deletes the checkpoint there and begins
+        metrics.jsonl anew.
 
-        Ctrl-C and SIGTERM end it after the step at hand, with a checkpoint, by `Stopped`, a KeyboardInterrupt. ValueError if
+        Ctrl-C and SIGTERM end it after the step at hand, with a checkpoint, by `Stopped`, a KeyboardInterrupt.
+        ValueError if
         another process is writing to out_dir.
         """
         with ExitStack() as stack:
@@ -154,13 +184,17 @@ class Trainer:
             self._steps()
 
     def _steps(self) -> None:
-        bar = tqdm(total=self.max_iters, initial=self.iter_num, unit="step", disable=self.rank > 0, **progress_options())
+        bar = tqdm(
+            total=self.max_iters, initial=self.iter_num, unit="step", disable=self.rank > 0, **progress_options()
+        )
         with bar:
             while self.iter_num < self.max_iters:
                 self._timed_step()
                 self.iter_num += 1
-                bar.set_postfix_str(f"epoch {self.epoch:.1f}, loss {self.loss:.3f}, {self.tokens_per_second:,.0f} tokens/s",
-                                    refresh=False)
+                bar.set_postfix_str(
+                    f"epoch {self.epoch:.1f}, loss {self.loss:.3f}, {self.tokens_per_second:,.0f} tokens/s",
+                    refresh=False,
+                )
                 bar.update()
                 self._after_step(last=self.iter_num == self.max_iters)
                 if stop := self._asked_to_stop():
@@ -186,8 +220,11 @@ class Trainer:
         self.save_checkpoint()
         if self.world > 1:
             dist.barrier()  # the others would end the first process while it is writing
-        raise Stopped(number, f"the first {self.iter_num} of {self.max_iters} steps are kept in {self.out_dir}, and the same "
-                              "command with --resume goes on from there")
+        raise Stopped(
+            number,
+            f"the first {self.iter_num} of {self.max_iters} steps are kept in {self.out_dir}, and the same "
+            "command with --resume goes on from there",
+        )
 
     def step(self) -> int:
         """One update of the parameters with batch number `iter_num`. Returns how many tokens this process read."""
@@ -201,8 +238,9 @@ class Trainer:
         # Each process and each part of an accumulated step takes its share of the same batch. The mean is over all
         # targets of the batch, so that the shares, however uneven, add up to the gradient of the whole.
         parts = self.world * self.config.accumulate
-        shares = [self.batches.part(self.iter_num, self.rank + self.world * i, parts)
-                  for i in range(self.config.accumulate)]
+        shares = [
+            self.batches.part(self.iter_num, self.rank + self.world * i, parts) for i in range(self.config.accumulate)
+        ]
         targets = self._sum(sum(int((y != -1).sum()) for _, y in shares))
         summed_loss = torch.zeros((), device=self.device)
         for i, (x, y) in enumerate(shares):
@@ -236,10 +274,20 @@ class Trainer:
     def save_checkpoint(self) -> None:
         """Write checkpoint.pt: weights, optimizers, step, configs and `extra`."""
         if self.rank == 0 and self.out_dir is not None:
-            save_torch(self.out_dir / "checkpoint.pt", {
-                "model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers],
-                "scaler": self.scaler.state_dict(), "iter_num": self.iter_num, "max_iters": self.max_iters,
-                "config": asdict(self.config), "optim": asdict(self.optim), "extra": self.extra, "inputs": self.inputs})
+            save_torch(
+                self.out_dir / "checkpoint.pt",
+                {
+                    "model": self.model.state_dict(),
+                    "optimizers": [o.state_dict() for o in self.optimizers],
+                    "scaler": self.scaler.state_dict(),
+                    "iter_num": self.iter_num,
+                    "max_iters": self.max_iters,
+                    "config": asdict(self.config),
+                    "optim": asdict(self.optim),
+                    "extra": self.extra,
+                    "inputs": self.inputs,
+                },
+            )
 
     def load_checkpoint(self) -> None:
         """Take up checkpoint.pt, if there is one. ValueError where it is damaged, or of another run.
@@ -250,12 +298,23 @@ class Trainer:
         path = None if self.out_dir is None else self.out_dir / "checkpoint.pt"
         found = path is not None and path.exists()
         if self._sum(found) not in (0, self.world):
-            raise ValueError(f"{path}: only some processes find it; the folder must be on a disk that all of them share")
+            raise ValueError(
+                f"{path}: only some processes find it; the folder must be on a disk that all of them share"
+            )
         if not found:
             return
         saved = load_torch(path)
-        kinds = {"model": dict, "optimizers": list, "scaler": dict, "iter_num": int, "max_iters": int, "config": dict,
-                 "optim": dict, "extra": dict, "inputs": dict}
+        kinds = {
+            "model": dict,
+            "optimizers": list,
+            "scaler": dict,
+            "iter_num": int,
+            "max_iters": int,
+            "config": dict,
+            "optim": dict,
+            "extra": dict,
+            "inputs": dict,
+        }
         if not isinstance(saved, dict) or not all(isinstance(saved.get(name), kind) for name, kind in kinds.items()):
             raise ValueError(f"{path}: not a checkpoint of this version; use another folder")
         if changed := self._differences(saved):
@@ -277,22 +336,33 @@ class Trainer:
         self.iter_num = saved["iter_num"]
         if self.max_iters > saved["max_iters"] and self.rank == 0:
             before = rate_factor(self.optim, self.iter_num - 1, saved["max_iters"])
-            print(f"The run was to have {saved['max_iters']} steps, and goes on from step {self.iter_num} to {self.max_iters}; the "
-                  f"learning rate, by then at {before:.2g} of its peak, goes on at "
-                  f"{rate_factor(self.optim, self.iter_num, self.max_iters):.2g} of it")
+            print(
+                f"The run was to have {saved['max_iters']} steps, and goes on from step {self.iter_num} to "
+                f"{self.max_iters}; the "
+                f"learning rate, by then at {before:.2g} of its peak, goes on at "
+                f"{rate_factor(self.optim, self.iter_num, self.max_iters):.2g} of it"
+            )
 
     def _differences(self, saved: dict) -> list[str]:
         """In what a checkpoint's run differs from this one: settings, `extra` and inputs."""
         now = {**asdict(self.config), **asdict(self.optim)}
-        changed = [f"{name} was {value!r} and is {now.get(name)!r}"
-                   for name, value in {**saved["config"], **saved["optim"]}.items()
-                   if name not in FREE_TO_CHANGE and _differ(now.get(name), value)]
+        changed = [
+            f"{name} was {value!r} and is {now.get(name)!r}"
+            for name, value in {**saved["config"], **saved["optim"]}.items()
+            if name not in FREE_TO_CHANGE and _differ(now.get(name), value)
+        ]
         if self.max_iters < saved["max_iters"]:
             changed.append(f"it had {saved['max_iters']} steps and now has {self.max_iters}")
-        changed += [f"{name} differs" for name in {**saved["extra"], **self.extra}
-                    if _differ(without_former_fields(saved["extra"].get(name)), self.extra.get(name))]
-        changed += [f"the content of {name} differs" for name in {**saved["inputs"], **self.inputs}
-                    if _differ(saved["inputs"].get(name), self.inputs.get(name))]
+        changed += [
+            f"{name} differs"
+            for name in {**saved["extra"], **self.extra}
+            if _differ(without_former_fields(saved["extra"].get(name)), self.extra.get(name))
+        ]
+        changed += [
+            f"the content of {name} differs"
+            for name in {**saved["inputs"], **self.inputs}
+            if _differ(saved["inputs"].get(name), self.inputs.get(name))
+        ]
         return changed
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -315,7 +385,9 @@ class Trainer:
         limit = self.optim.grad_clip or math.inf
         self.grad_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
         if not math.isfinite(self.grad_norm) and not self.scaler.is_enabled():
-            raise FloatingPointError(f"the gradient is {self.grad_norm} at step {self.iter_num}; lower the learning rate")
+            raise FloatingPointError(
+                f"the gradient is {self.grad_norm} at step {self.iter_num}; lower the learning rate"
+            )
         for optimizer in self.optimizers:
             if math.isfinite(self.grad_norm):
                 self.scaler.step(optimizer)
@@ -335,9 +407,12 @@ class Trainer:
             self._write_metrics(eval_loss=self.eval_loss)
             self._trigger("on_eval")
         if last or _due(self.iter_num, config.log_interval):
-            self._write_metrics(loss=self.loss, rate=self.rate,
-                                grad_norm=self.grad_norm if math.isfinite(self.grad_norm) else None,
-                                tokens_per_second=round(self.tokens_per_second))
+            self._write_metrics(
+                loss=self.loss,
+                rate=self.rate,
+                grad_norm=self.grad_norm if math.isfinite(self.grad_norm) else None,
+                tokens_per_second=round(self.tokens_per_second),
+            )
         self._trigger("on_batch_end")
         if last or _due(self.iter_num, config.checkpoint_interval):
             self.save_checkpoint()
@@ -403,15 +478,18 @@ def _take_up(optimizer: torch.optim.Optimizer, state: dict) -> None:
     for parameter, held in optimizer.state.items():
         for name, value in held.items():
             if not torch.is_tensor(value) or value.numel() != 1 and value.shape != parameter.shape:
-                raise ValueError(f"its optimizer has {name} {tuple(getattr(value, 'shape', ()))} for a parameter of shape "
-                                 f"{tuple(parameter.shape)}")
+                raise ValueError(
+                    f"its optimizer has {name} {tuple(getattr(value, 'shape', ()))} for a parameter of shape "
+                    f"{tuple(parameter.shape)}"
+                )
     lay_out_as_parameters(optimizer)
 
 
 def lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
     """Let what an optimizer holds lie in memory as the parameters do.
 
-    torch's fused AdamW reads both from front to back, whatever their strides. The moments of a transposed view, saved and
+    torch's fused AdamW reads both from front to back, whatever their strides. The moments of a transposed view, saved
+    and
     loaded for a contiguous parameter, would belong to other weights.
     """
     for parameter, held in optimizer.state.items():

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from conftest import REPOSITORY, made_once
+
 from mingpt.support.files import read_json, write_text
 from projects.birthplace import checks, grade, probe, sandbox
 from projects.birthplace.dataset import NameDataset, make_tokenizer
@@ -29,9 +29,20 @@ from projects.birthplace.recipes import get_recipe
 from projects.birthplace.sandbox import run_untrusted
 from projects.birthplace.steps import Settings, new_model, save_parameters, train
 
-PEOPLE = {"Zoë Müller": "Zürich", "Ada Roe": "Oslo", "Bo Lind": "Rome", "Cy Weiss": "Bern", "Di Kaur": "Lima",
-          "Ed Moss": "Oslo", "Flo Nagy": "Paris", "Gus Park": "Riga", "Hal Berg": "Oslo", "Ida Stone": "Kyiv",
-          "Jo Frost": "Oslo", "Kit Vale": "Rome"}
+PEOPLE = {
+    "Zoë Müller": "Zürich",
+    "Ada Roe": "Oslo",
+    "Bo Lind": "Rome",
+    "Cy Weiss": "Bern",
+    "Di Kaur": "Lima",
+    "Ed Moss": "Oslo",
+    "Flo Nagy": "Paris",
+    "Gus Park": "Riga",
+    "Hal Berg": "Oslo",
+    "Ida Stone": "Kyiv",
+    "Jo Frost": "Oslo",
+    "Kit Vale": "Rome",
+}
 ASKED = {"birth_dev.tsv": slice(0, 8), "birth_test_inputs.tsv": slice(8, 10), "birth_places_train.tsv": slice(8, 12)}
 VARIANTS = ("vanilla", "rope")
 SEED = 7
@@ -48,8 +59,10 @@ def make_world(root: Path) -> None:
     write_text(root / "data" / "wiki.txt", corpus)
     for file, part in ASKED.items():
         answers = "inputs" not in file
-        write_text(root / "data" / file, "".join(question(name) + (f"\t{place}" if answers else "") + "\n"
-                                                 for name, place in people[part]))
+        write_text(
+            root / "data" / file,
+            "".join(question(name) + (f"\t{place}" if answers else "") + "\n" for name, place in people[part]),
+        )
     tokenizer, recipe = make_tokenizer(corpus), get_recipe("quick")
     for variant in VARIANTS:
         settings = Settings(variant, recipe, device="cpu", dtype="float32")
@@ -57,11 +70,20 @@ def make_world(root: Path) -> None:
             phase = replace(recipe.finetune, trainer=replace(recipe.finetune.trainer, max_iters=steps))
             pairs = "".join(f"{question(person)}\t{place}\n" for person, place in people)
             model = new_model(settings, tokenizer)
-            train(settings, phase, model, tokenizer, NameDataset(pairs, tokenizer), root / "training" / f"{variant}.{name}")
+            train(
+                settings,
+                phase,
+                model,
+                tokenizer,
+                NameDataset(pairs, tokenizer),
+                root / "training" / f"{variant}.{name}",
+            )
             save_parameters(root / "out" / f"{variant}.{name}.finetune.params", settings, model, tokenizer)
             for which, file in (("dev", "birth_dev.tsv"), ("test", "birth_test_inputs.tsv")):
                 said = predict(model, tokenizer, [question(person) for person, _ in people[ASKED[file]]])
-                write_text(root / "out" / f"{variant}.{name}.{which}.predictions", "".join(f"{line}\n" for line in said))
+                write_text(
+                    root / "out" / f"{variant}.{name}.{which}.predictions", "".join(f"{line}\n" for line in said)
+                )
         save_parameters(root / "out" / f"{variant}.pretrain.params", settings, model, tokenizer)
 
 
@@ -78,7 +100,9 @@ def out() -> Path:
 def submission(folder: Path) -> Path:
     """An unpacked submission in `folder`, to be changed at will."""
     for path in out().iterdir():
-        name = path.name.replace(".nopretrain.finetune.params", ".model.params").replace(".pretrain.finetune.", ".finetune.")
+        name = path.name.replace(".nopretrain.finetune.params", ".model.params").replace(
+            ".pretrain.finetune.", ".finetune."
+        )
         if name.endswith((".params", ".predictions")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / name)
@@ -103,7 +127,8 @@ def ask_here(probes, limits):
 
 
 class Forked:
-    """A stand-in for `subprocess.Popen` of the sandbox's script: a copy of this process, in which torch is imported already.
+    """A stand-in for `subprocess.Popen` of the sandbox's script: a copy of this process, in which torch is imported
+    already.
 
     It imports the project's modules anew, from the submission. The isolation of the real process is tested by itself.
     """

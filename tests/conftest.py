@@ -7,7 +7,9 @@ import tempfile
 import time
 from pathlib import Path
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what it runs in the background; commands leave it so
+if (
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+):  # as a shell starts what it runs in the background; commands leave it so
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before torch is imported: with models this small, two threads wait for each other longer than they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,9 +20,20 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # this checkout is what is tested, from whatever folder and whatever is installed
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
-SLOWEST = ("scale", "birthplace_grade", "birthplace_run", "chargpt", "birthplace_handout", "trainer",
-           "wikitext_induction", "ngram_study", "benchmark")  # the files with the longest tests
-SHARED = "MINGPT_TESTS_SHARED"  # the environment variable with a folder that all processes of one run of the tests share
+SLOWEST = (
+    "scale",
+    "birthplace_grade",
+    "birthplace_run",
+    "chargpt",
+    "birthplace_handout",
+    "trainer",
+    "wikitext_induction",
+    "ngram_study",
+    "benchmark",
+)  # the files with the longest tests
+SHARED = (
+    "MINGPT_TESTS_SHARED"  # the environment variable with a folder that all processes of one run of the tests share
+)
 
 
 def pytest_configure(config):
@@ -38,7 +51,10 @@ def pytest_collection_modifyitems(items):
 
 
 def made_once(name: str, make) -> Path:
-    """The folder `name`, filled by `make(folder)` once for all processes of this run of the tests. Not to be changed."""
+    """The folder `name`, filled by `make(folder)` once for all processes of this run of the tests.
+
+    Not to be changed.
+    """
     from mingpt.support.files import try_lock
 
     folder = Path(os.environ[SHARED]) / name
@@ -61,7 +77,9 @@ def seeded():
 
 @pytest.fixture
 def coarse_figures(monkeypatch):
-    """Figures with all that is in them, but coarse and laid out by rule of thumb: otherwise they take most of a study's test."""
+    """Figures with all that is in them, but coarse and laid out by rule of thumb:
+    otherwise they take most of a study's test.
+    """
     import matplotlib.figure
 
     class Coarse(matplotlib.figure.Figure):
@@ -92,6 +110,7 @@ def cs224n_files():
 @pytest.fixture
 def error_line(capsys):
     """`error_line(run, *words)` is the one line in which a command ends that was called with a mistake."""
+
     def call(run, *words) -> str:
         capsys.readouterr()  # what earlier commands have shown
         with pytest.raises(SystemExit) as ended:
@@ -99,4 +118,5 @@ def error_line(capsys):
         shown = capsys.readouterr().err
         assert ended.value.code == 2 and shown.startswith("error: ") and shown.count("\n") == 1, shown
         return shown
+
     return call

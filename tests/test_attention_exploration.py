@@ -24,7 +24,9 @@ def run(monkeypatch, *words):
 
 def test_attention_is_softmax_of_the_plain_scores():
     g = generator()
-    queries, keys, values = (torch.randn(*shape, dtype=torch.float64, generator=g) for shape in ((2, 5), (3, 7, 5), (7, 4)))
+    queries, keys, values = (
+        torch.randn(*shape, dtype=torch.float64, generator=g) for shape in ((2, 5), (3, 7, 5), (7, 4))
+    )
     expected = torch.einsum("hd,bsd->bhs", queries, keys).softmax(-1)
     torch.testing.assert_close(weights(queries, keys), expected)
     torch.testing.assert_close(attend(queries, keys, values), expected @ values)
@@ -109,15 +111,18 @@ def test_the_study(seed, tmp_path, monkeypatch, capsys, coarse_figures):
     assert "FAIL" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words, message", [
-    (("--n_keys", "3"), "--n_keys is 3; it must be from 4"),
-    (("--d", "5"), "--d is 5, but 10 orthonormal keys need --d 10 or more"),
-    (("--draws", "10"), "--draws is 10; standard errors need at least 100"),
-    (("--draws", "100000000"), "take more than 2 GB"),
-    (("--draws", "0"), "--draws is 0; standard errors need at least 100"),
-    (("--seed", "99999999999999999999"), "error: argument --seed: '99999999999999999999"),
-    (("--d", "99999999999999999999"), "error: argument --d: '99999999999999999999"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("--n_keys", "3"), "--n_keys is 3; it must be from 4"),
+        (("--d", "5"), "--d is 5, but 10 orthonormal keys need --d 10 or more"),
+        (("--draws", "10"), "--draws is 10; standard errors need at least 100"),
+        (("--draws", "100000000"), "take more than 2 GB"),
+        (("--draws", "0"), "--draws is 0; standard errors need at least 100"),
+        (("--seed", "99999999999999999999"), "error: argument --seed: '99999999999999999999"),
+        (("--d", "99999999999999999999"), "error: argument --d: '99999999999999999999"),
+    ],
+)
 def test_mistakes_are_one_line(words, message, tmp_path, monkeypatch, error_line):
     assert message in error_line(run, monkeypatch, *words, "--out", tmp_path)
     assert not list(tmp_path.iterdir())

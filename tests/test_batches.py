@@ -110,12 +110,15 @@ def test_without_a_pad_id_nothing_is_cut_or_ignored():
     assert x.shape == (2, 10) and (y == 0).all()
 
 
-@pytest.mark.parametrize("lengths, sizes, message", [
-    ([], dict(batch_size=2), "the dataset is empty"),
-    ([5], dict(), "exactly one of them must be positive"),
-    ([5], dict(batch_size=2, batch_tokens=20), "exactly one of them must be positive"),
-    ([5, 50], dict(batch_tokens=40), "batch_tokens is 40, but one example has 50 tokens"),
-])
+@pytest.mark.parametrize(
+    "lengths, sizes, message",
+    [
+        ([], dict(batch_size=2), "the dataset is empty"),
+        ([5], dict(), "exactly one of them must be positive"),
+        ([5], dict(batch_size=2, batch_tokens=20), "exactly one of them must be positive"),
+        ([5, 50], dict(batch_tokens=40), "batch_tokens is 40, but one example has 50 tokens"),
+    ],
+)
 def test_mistakes_are_named(lengths, sizes, message):
     with pytest.raises(ValueError, match=message):
         Batches(Padded(lengths), **sizes)
@@ -131,4 +134,6 @@ def test_an_example_of_padding_alone_is_an_example(lengths, batch_tokens):
 
     batches = Batches(Blank(lengths), batch_tokens=batch_tokens)
     shares = [batches.part(i) for i in range(len(batches))]
-    assert sum(len(x) for x, _ in shares) == len(lengths) and sum(int((y != -1).sum()) for _, y in shares) == sum(lengths)
+    assert sum(len(x) for x, _ in shares) == len(lengths) and sum(int((y != -1).sum()) for _, y in shares) == sum(
+        lengths
+    )

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from conftest import REAL_DATA
-from mingpt.support.command import Stopped
-from mingpt.pretrained.download import DownloadError
-from mingpt.support.files import write_json
+
 from mingpt.model import GPT, GPTConfig
+from mingpt.pretrained.download import DownloadError
+from mingpt.support.command import Stopped
+from mingpt.support.files import write_json
 from projects.benchmark import harness, tokenizer
 from projects.benchmark.generation import uncached_seconds
 from projects.benchmark.peers import NanoGPT, PlainGPT
@@ -86,7 +86,7 @@ def test_the_peers_compute_what_our_model_computes(peer):
     model, theirs = GPT(config), peer(config)
     theirs.load_state_dict(model.state_dict())
     x, y = torch.randint(0, 50, (2, 3, 16))
-    for (ours, other) in zip(model(x, y), theirs(x, y)):
+    for ours, other in zip(model(x, y), theirs(x, y)):
         torch.testing.assert_close(ours, other)
 
 
@@ -139,9 +139,15 @@ def test_where_gpt2s_vocabulary_cannot_be_had_one_of_our_own_stands_in(tmp_path,
         with tokenizer.vocabulary(None, quick, TEXT, 270) as files:
             tables = list(tokenizer.compare_all(TEXT, files, 270, 1))
         assert not files[0].exists() and len(tables) == 3
-        assert capsys.readouterr().out == f"GPT-2's vocabulary is not used ({reason}); one of 270 tokens, trained on the text, " \
+        assert (
+            capsys.readouterr().out
+            == f"GPT-2's vocabulary is not used ({reason}); one of 270 tokens, trained on the text, "
             "stands in for it\n"
-    with pytest.raises(ValueError, match="has neither vocab.json with merges.txt"), tokenizer.vocabulary(tmp_path, True, TEXT, 270):
+        )
+    with (
+        pytest.raises(ValueError, match="has neither vocab.json with merges.txt"),
+        tokenizer.vocabulary(tmp_path, True, TEXT, 270),
+    ):
         pass
 
 
@@ -156,7 +162,9 @@ def test_gpt2s_own_vocabulary(capsys):
 def test_what_is_not_installed_is_a_row_that_says_so(monkeypatch, capsys):
     for package in ("transformers", "tiktoken", "tokenizers"):
         monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setattr("projects.benchmark.loading.in_fresh_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(
+        "projects.benchmark.loading.in_fresh_process", lambda function, *arguments: function(*arguments)
+    )
     with tokenizer.vocabulary(None, True, TEXT, 270) as files:
         tables = list(tokenizer.compare_all(TEXT, files, 270, 1))
     for topic in ("generation", "loading"):
@@ -167,16 +175,48 @@ def test_what_is_not_installed_is_a_row_that_says_so(monkeypatch, capsys):
     assert capsys.readouterr().out.count("not installed") == 2 + 2 + 1 + 1 + 1
 
 
-GOOD = {"title": "t", "timings": {"ours": {"seconds": [1.0]}, "a": {"seconds": []}}, "ours": "ours", "work": 2, "unit": "MB",
-        "goals": {"a": 2}, "facts": {"f": 1.0}}
+GOOD = {
+    "title": "t",
+    "timings": {"ours": {"seconds": [1.0]}, "a": {"seconds": []}},
+    "ours": "ours",
+    "work": 2,
+    "unit": "MB",
+    "goals": {"a": 2},
+    "facts": {"f": 1.0},
+}
 
 
-@pytest.mark.parametrize("content", [
-    "[" * 100_000, "3", "[]", "{}", '{"tables": 3}', '{"tables": [3]}',
-    *(json.dumps({"tables": [{**GOOD, **change}]}) for change in (
-        {"timings": 3}, {"timings": {"ours": 3}}, {"timings": {"ours": {"seconds": ["1"]}}}, {"timings": {"ours": {"seconds": [0]}}},
-        {"timings": {"ours": {"seconds": [math.nan]}}}, {"title": 3}, {"ours": "b"}, {"ours": "a"}, {"ours": []}, {"work": "2"},
-        {"goals": {"a": "2"}}, {"goals": 3}, {"facts": 3}, {"more": 1}, {"unit": None}))])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        "3",
+        "[]",
+        "{}",
+        '{"tables": 3}',
+        '{"tables": [3]}',
+        *(
+            json.dumps({"tables": [{**GOOD, **change}]})
+            for change in (
+                {"timings": 3},
+                {"timings": {"ours": 3}},
+                {"timings": {"ours": {"seconds": ["1"]}}},
+                {"timings": {"ours": {"seconds": [0]}}},
+                {"timings": {"ours": {"seconds": [math.nan]}}},
+                {"title": 3},
+                {"ours": "b"},
+                {"ours": "a"},
+                {"ours": []},
+                {"work": "2"},
+                {"goals": {"a": "2"}},
+                {"goals": 3},
+                {"facts": 3},
+                {"more": 1},
+                {"unit": None},
+            )
+        ),
+    ],
+)
 def test_results_of_another_kind_are_left_out(content, tmp_path, capsys):
     (tmp_path / "training.json").write_text(content)
     (tmp_path / "ngram.json").write_text(json.dumps({"tables": [GOOD]}))
@@ -198,8 +238,14 @@ class FakeChild:
         if self.status is None and not self.stopped:
             raise Stopped(signal.SIGTERM)
         if self.status == 0:
-            write_json(self.out / f"{self.topic}.json", {"tables": [{**GOOD, "title": self.topic,
-                                                                     "timings": {"ours": {"seconds": [1]}, "a": {"seconds": [2]}}}]})
+            write_json(
+                self.out / f"{self.topic}.json",
+                {
+                    "tables": [
+                        {**GOOD, "title": self.topic, "timings": {"ours": {"seconds": [1]}, "a": {"seconds": [2]}}}
+                    ]
+                },
+            )
         return self.status
 
     def terminate(self):
@@ -216,15 +262,20 @@ def test_several_topics_run_in_processes_of_their_own(tmp_path, monkeypatch, cap
     (tmp_path / "quick" / "ngram.json").write_text("mine")
     run()
     assert {path.stem for path in (tmp_path / "quick").glob("*.json")} == set(TOPICS)
-    assert (tmp_path / "quick" / "ngram.json.kept").read_text() == "mine" and (tmp_path / "quick" / "benchmark.png").exists()
+    assert (tmp_path / "quick" / "ngram.json.kept").read_text() == "mine" and (
+        tmp_path / "quick" / "benchmark.png"
+    ).exists()
     monkeypatch.setattr(FakeChild, "status", 2)
     assert "error: not measured: ngram, startup; the reasons are above" in error_line(run, "ngram", "startup")
     monkeypatch.setattr(FakeChild, "status", None)
     with pytest.raises(SystemExit) as ended:
         run("ngram", "startup")
     assert ended.value.code == 143 and FakeChild.stopped == ["ngram"], "its process is stopped too"
-    assert capsys.readouterr().err == f"stopped by SIGTERM; topics that were measured are kept in {tmp_path / 'quick'}; to go " \
+    assert (
+        capsys.readouterr().err
+        == f"stopped by SIGTERM; topics that were measured are kept in {tmp_path / 'quick'}; to go "
         "on, name the others\n"
+    )
 
 
 def test_the_command_line(tmp_path, monkeypatch, capsys, error_line, coarse_figures):
@@ -242,6 +293,9 @@ def test_the_command_line(tmp_path, monkeypatch, capsys, error_line, coarse_figu
     assert len(tables) == 2 and tables[0].times_as_fast_as("ours, one at a time")[0] > 0
     run("report", "--quick", "--out", tmp_path.parent)
     assert (tmp_path / "benchmark.png").read_bytes()[:4] == b"\x89PNG"
-    for words, message in ((["trainings"], "error: there is no topic 'trainings'"), (["ngram", "--repeats", 0], "error: --repeats is 0"),
-                           (["report", "--out", tmp_path.parent], "error: ")):
+    for words, message in (
+        (["trainings"], "error: there is no topic 'trainings'"),
+        (["ngram", "--repeats", 0], "error: --repeats is 0"),
+        (["report", "--out", tmp_path.parent], "error: "),
+    ):
         assert error_line(run, *words).startswith(message)

@@ -9,26 +9,44 @@ import torch
 
 from mingpt.support.files import read_text
 from projects.birthplace import analysis
-from projects.birthplace.analysis import Answer, calibration, grouped, describe_answers, wilson
+from projects.birthplace.analysis import Answer, calibration, describe_answers, grouped, wilson
 from projects.birthplace.dataset import MASK, WORLD, make_tokenizer
 from projects.birthplace.evaluate import confidences
 from projects.birthplace.files import PARAPHRASES, Questions
 from projects.birthplace.recipes import build_model, get_recipe
 from projects.birthplace.steps import Settings, save_parameters
 
-CORPUS = "\n".join(["Ann Lee. Ann Lee was born in Rome .", "Ann Poe. " + "x" * 110 + " Oslo", "Bo Ray. A poet .", "Cy Day. Day, of Bonn ."])
+CORPUS = "\n".join(
+    [
+        "Ann Lee. Ann Lee was born in Rome .",
+        "Ann Poe. " + "x" * 110 + " Oslo",
+        "Bo Ray. A poet .",
+        "Cy Day. Day, of Bonn .",
+    ]
+)
 
 
 def test_each_answer_gets_what_may_explain_it():
     people, truth = ["Ann Lee", "Ann Poe", "Bo Ray", "Di Fox"], ["Rome", "Oslo", "Rome", "Bonn"]
     questions = Questions([f"Where was {name} born?" for name in people], truth, "q", [1, 2, 3, 4])
-    answers = describe_answers(questions, ["Rome", "Rome", "Rome", "Bonn"], [0.9, 0.2, 0.5, 0.4],
-                           [["Rome"] * 4, ["Rome", "Oslo"] * 2, [""], list("abcd")], CORPUS, Counter({"Rome": 5}))
+    answers = describe_answers(
+        questions,
+        ["Rome", "Rome", "Rome", "Bonn"],
+        [0.9, 0.2, 0.5, 0.4],
+        [["Rome"] * 4, ["Rome", "Oslo"] * 2, [""], list("abcd")],
+        CORPUS,
+        Counter({"Rome": 5}),
+    )
     assert [a.right for a in answers] == [True, False, True, True]
     assert [a.place_ends for a in answers] == [33, 124, None, None]
     assert [a.namesakes for a in answers] == [1, 1, 0, 0]
     assert [a.asked_in_training for a in answers] == [5, 0, 5, 0] and [a.distinct for a in answers] == [1, 2, 1, 4]
-    assert grouped(answers, analysis.by_position) == {"0–39": [True], "> 112": [False], "nowhere": [True], "no biography": [True]}
+    assert grouped(answers, analysis.by_position) == {
+        "0–39": [True],
+        "> 112": [False],
+        "nowhere": [True],
+        "no biography": [True],
+    }
     assert grouped(answers, analysis.by_place) == {"0": [False, True], "3–9": [True, True]}
 
 
@@ -65,15 +83,42 @@ def test_the_command(tmp_path, capsys, error_line):
     tokenizer = make_tokenizer(read_text(corpus))
     settings = Settings("rope", get_recipe("quick"))
     save_parameters(tmp_path / "p", settings, build_model("rope", tokenizer.vocab_size, settings.recipe), tokenizer)
-    analysis.main(["rope", corpus, "--reading_params_path", str(tmp_path / "p"), "--finetune_corpus_path",
-                   str(WORLD / "birth_places_train.tsv"), "--eval_corpus_path", str(WORLD / "birth_dev.tsv"),
-                   "--out", str(tmp_path), "--device", "cpu"])
+    analysis.main(
+        [
+            "rope",
+            corpus,
+            "--reading_params_path",
+            str(tmp_path / "p"),
+            "--finetune_corpus_path",
+            str(WORLD / "birth_places_train.tsv"),
+            "--eval_corpus_path",
+            str(WORLD / "birth_dev.tsv"),
+            "--out",
+            str(tmp_path),
+            "--device",
+            "cpu",
+        ]
+    )
     results = json.loads(read_text(tmp_path / "rope.analysis.json"))
     assert results["right"]["questions"] == 40 and (tmp_path / "rope.analysis.png").stat().st_size > 10_000
-    for groups in ("position of the place", "others with the given name", "training questions with the true place", "answer is", analysis.PARAPHRASED):
+    for groups in (
+        "position of the place",
+        "others with the given name",
+        "training questions with the true place",
+        "answer is",
+        analysis.PARAPHRASED,
+    ):
         assert sum(cell["questions"] for cell in results[groups].values()) == 40
     assert list(results["ways of asking"]) == [*(way.format("X") for way in PARAPHRASES), "all together"]
     assert "Mean confidence" in capsys.readouterr().out
-    words = ["rope", corpus, "--reading_params_path", str(tmp_path / "p"), "--finetune_corpus_path",
-             str(WORLD / "birth_places_train.tsv"), "--eval_corpus_path", str(WORLD / "birth_test_inputs.tsv")]
+    words = [
+        "rope",
+        corpus,
+        "--reading_params_path",
+        str(tmp_path / "p"),
+        "--finetune_corpus_path",
+        str(WORLD / "birth_places_train.tsv"),
+        "--eval_corpus_path",
+        str(WORLD / "birth_test_inputs.tsv"),
+    ]
     assert "birth_test_inputs.tsv: no answers" in error_line(analysis.main, words)

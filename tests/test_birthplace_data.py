@@ -1,16 +1,25 @@
 """The datasets of the birthplace study, held against the assignment's specification property by property."""
 
 import random
-from functools import partial
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
 
 from mingpt.batches import Batches
+from projects.birthplace.dataset import (
+    MASK,
+    PAD,
+    CharCorruptionDataset,
+    MixedDataset,
+    NameDataset,
+    SalientCorruptionDataset,
+    make_tokenizer,
+    name_of,
+    read_pairs,
+)
 from projects.birthplace.files import load_files, read_questions, strangers
-from projects.birthplace.dataset import (MASK, PAD, CharCorruptionDataset, MixedDataset, NameDataset,
-                                         SalientCorruptionDataset, make_tokenizer, name_of, read_pairs)
 
 LETTERS = "".join(chr(i) for i in range(0x4E00, 0x4E00 + 200))  # a document whose every character is different
 CORPUS = "Zoë Müller. Zoë Müller was born in Zürich.\n\nAda Roe. Roe, born in Oslo, was a poet.\nX\n" + LETTERS + "\n"
@@ -122,8 +131,12 @@ def test_a_document_of_initials_is_asked_for_by_the_whole_name(tokenizer):
 
 def test_short_documents_keep_their_words_before_the_gap(tokenizer):
     dataset = SalientCorruptionDataset(CORPUS, tokenizer, salient=0.0, recall=1.0)
-    drawn = Counter(dataset.corrupt("Ada Roe. Born in Oslo", random.Random(i)).split(MASK)[0].replace(".", "") for i in range(2000))
-    assert 0.5 < drawn["Ada Roe Born in"] / sum(n for words, n in drawn.items() if words.startswith("Ada")) < 0.7, "tails of 2, 3 and 4 words"
+    drawn = Counter(
+        dataset.corrupt("Ada Roe. Born in Oslo", random.Random(i)).split(MASK)[0].replace(".", "") for i in range(2000)
+    )
+    assert 0.5 < drawn["Ada Roe Born in"] / sum(n for words, n in drawn.items() if words.startswith("Ada")) < 0.7, (
+        "tails of 2, 3 and 4 words"
+    )
 
 
 def test_recall_asks_after_the_name_in_few_words_of_the_document(tokenizer):
@@ -149,8 +162,11 @@ def test_recall_asks_after_the_name_in_few_words_of_the_document(tokenizer):
 
 def test_a_recalled_example_fits_the_block(tokenizer):
     dataset, rng = SalientCorruptionDataset(CORPUS, tokenizer, salient=0.0, recall=1.0, block_size=32), random.Random(0)
-    for document in ("Ada Roe. Roe was born in Oslo and then wandered aimlessly in " + "Aa" * 8,
-                     "A person of a very long name indeed. He lived in Oslo", "Ada Roe. In " + "Aa" * 40):
+    for document in (
+        "Ada Roe. Roe was born in Oslo and then wandered aimlessly in " + "Aa" * 8,
+        "A person of a very long name indeed. He lived in Oslo",
+        "Ada Roe. In " + "Aa" * 40,
+    ):
         for _ in range(300):
             assert len(dataset.corrupt(document, rng)) <= 32
 
@@ -189,15 +205,24 @@ def test_mixing_adds_a_share_of_documents(tokenizer):
     assert Batches(mixed, batch_size=40).part(0)[0].shape[0] == 40
 
 
-@pytest.mark.parametrize("text, message", [
-    ("Where was Roe born?\tOslo\nWhere was Roe born?\n", "f.tsv:2: no tab; each line is QUESTION<tab>PLACE"),
-    ("Where was Roe born?\t\n", "f.tsv:1: nothing after the tab"),
-    ("Where was Roe born?\tOslo\tOslo\n", "f.tsv:1: a second tab"),
-    ("Where was Roe born?\tOslo\nWhere was Poe born?\tRome \n", "f.tsv:2: a blank before or after the question or the place"),
-    ("\n\nWhere was Ω born?\tOslo\n", r"f.tsv:3: the character 'Ω' \(U\+03A9\) at place 10 is not in the vocabulary"),
-    ("Where was " + "Roe " * 40 + "born?\tOslo\n", "f.tsv:1: 181 characters with marks, of at most 128"),
-    ("\n", "f.tsv: no question: the file is empty"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("Where was Roe born?\tOslo\nWhere was Roe born?\n", "f.tsv:2: no tab; each line is QUESTION<tab>PLACE"),
+        ("Where was Roe born?\t\n", "f.tsv:1: nothing after the tab"),
+        ("Where was Roe born?\tOslo\tOslo\n", "f.tsv:1: a second tab"),
+        (
+            "Where was Roe born?\tOslo\nWhere was Poe born?\tRome \n",
+            "f.tsv:2: a blank before or after the question or the place",
+        ),
+        (
+            "\n\nWhere was Ω born?\tOslo\n",
+            r"f.tsv:3: the character 'Ω' \(U\+03A9\) at place 10 is not in the vocabulary",
+        ),
+        ("Where was " + "Roe " * 40 + "born?\tOslo\n", "f.tsv:1: 181 characters with marks, of at most 128"),
+        ("\n", "f.tsv: no question: the file is empty"),
+    ],
+)
 def test_a_bad_line_is_named(text, message, tokenizer):
     with pytest.raises(ValueError, match=message):
         NameDataset(text, tokenizer, source="f.tsv")
@@ -231,8 +256,10 @@ def test_questions_without_answers_are_read_but_not_mixed_with_others(tmp_path):
 
 
 def test_a_question_that_cannot_be_asked_is_named(tokenizer, tmp_path):
-    for text, message in (("\nWhere was Ω born?\n", "q.tsv:2: the character 'Ω'"),
-                          ("Where was " + "Roe " * 40 + "born?", "q.tsv:1: 176 characters with marks, of at most 127")):
+    for text, message in (
+        ("\nWhere was Ω born?\n", "q.tsv:2: the character 'Ω'"),
+        ("Where was " + "Roe " * 40 + "born?", "q.tsv:1: 176 characters with marks, of at most 127"),
+    ):
         (tmp_path / "q.tsv").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=message):
             read_questions(tmp_path / "q.tsv").check(tokenizer, 128)
@@ -241,8 +268,10 @@ def test_a_question_that_cannot_be_asked_is_named(tokenizer, tmp_path):
 def test_the_world_needs_no_download():
     files = load_files("world")
     assert files.dev.answered and files.control.answered and not files.test.answered
-    assert all(question.removeprefix("Where was ").removesuffix(" born?") not in files.corpus
-               for question in files.control.questions)
+    assert all(
+        question.removeprefix("Where was ").removesuffix(" born?") not in files.corpus
+        for question in files.control.questions
+    )
 
 
 def test_strangers_are_in_no_document():

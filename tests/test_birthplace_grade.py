@@ -13,15 +13,15 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import birthplace_submission as world
 import pytest
 import torch
-
-import birthplace_submission as world
 from birthplace_submission import edit
 from conftest import REPOSITORY
+
+from mingpt.model import Block, CausalSelfAttention
 from mingpt.support.checkpoints import load_torch
 from mingpt.support.files import read_text, write_text
-from mingpt.model import Block, CausalSelfAttention
 from projects.birthplace import checks, grade, probe, reference, sandbox
 from projects.birthplace.checks import Exam
 from projects.birthplace.dataset import CharCorruptionDataset, make_tokenizer
@@ -78,44 +78,90 @@ def test_a_correct_submission_gets_full_marks(correct):
 DATASET, MODEL = "projects/birthplace/dataset.py", "mingpt/model.py"
 BROKEN = {
     "the vocabulary is sorted the wrong way round": (
-        "mingpt/char.py", "sorted(set(text))", "sorted(set(text), reverse=True)",
-        "vocabulary: PAD, MASK, the sorted characters", "index 2 is U+"),
+        "mingpt/char.py",
+        "sorted(set(text))",
+        "sorted(set(text), reverse=True)",
+        "vocabulary: PAD, MASK, the sorted characters",
+        "index 2 is U+",
+    ),
     "empty lines are documents": (
-        DATASET, 'documents = [line for line in corpus.split("\\n") if line]', 'documents = corpus.split("\\n")',
-        "a document a line, no empty ones", "24 documents, not 12: empty lines are none"),
+        DATASET,
+        'documents = [line for line in corpus.split("\\n") if line]',
+        'documents = corpus.split("\\n")',
+        "a document a line, no empty ones",
+        "24 documents, not 12: empty lines are none",
+    ),
     "y is not moved": (
-        DATASET, "        return _shifted(self.corrupt(self.documents[i], rng), self.tokenizer, self.block_size)\n",
+        DATASET,
+        "        return _shifted(self.corrupt(self.documents[i], rng), self.tokenizer, self.block_size)\n",
         "        x, y = _shifted(self.corrupt(self.documents[i], rng), self.tokenizer, self.block_size)\n"
         "        return x, x\n",
-        "y is x moved by one", "x[1:] is not y[:-1]"),
+        "y is x moved by one",
+        "x[1:] is not y[:-1]",
+    ),
     "what comes after the gap is written before what comes before it": (
-        DATASET, "prefix + MASK + suffix + MASK", "suffix + MASK + prefix + MASK",
-        "reassembled, it is a beginning of the document", "is no beginning of"),
+        DATASET,
+        "prefix + MASK + suffix + MASK",
+        "suffix + MASK + prefix + MASK",
+        "reassembled, it is a beginning of the document",
+        "is no beginning of",
+    ),
     "documents are cut too late": (
-        DATASET, "longest = min(self.longest, len(document))", "longest = min(120, len(document))",
-        "never longer than 112, or than the document", "at most 112"),
+        DATASET,
+        "longest = min(self.longest, len(document))",
+        "longest = min(120, len(document))",
+        "never longer than 112, or than the document",
+        "at most 112",
+    ),
     "the first character of the answer is not trained on": (
-        DATASET, "y[: len(question)] = self.pad_id", "y[: len(question) + 1] = self.pad_id",
-        "y: padding up to the answer, then the answer ⁇", "instead of"),
+        DATASET,
+        "y[: len(question)] = self.pad_id",
+        "y[: len(question) + 1] = self.pad_id",
+        "y: padding up to the answer, then the answer ⁇",
+        "instead of",
+    ),
     "rotated keys are centred over all positions": (
-        MODEL, "            q, k = rotate(q, context.rotation), rotate(k, context.rotation)\n",
+        MODEL,
+        "            q, k = rotate(q, context.rotation), rotate(k, context.rotation)\n",
         "            q, k = rotate(q, context.rotation), rotate(k - k.mean(-2, keepdim=True), context.rotation)\n",
-        "rope: causal", "change the logits at position "),
+        "rope: causal",
+        "change the logits at position ",
+    ),
     "finetuning forgets what pretraining has written": (
-        "projects/birthplace/run.py", "load_parameters(reading, settings, tokenizer) if reading else new_model", "new_model",
-        "pretrain and finetune: train as long as they are told, and write parameters", "does not end with the parameters"),
+        "projects/birthplace/run.py",
+        "load_parameters(reading, settings, tokenizer) if reading else new_model",
+        "new_model",
+        "pretrain and finetune: train as long as they are told, and write parameters",
+        "does not end with the parameters",
+    ),
     "london says Paris": (
-        "projects/birthplace/run.py", 'mark(["London"] * len', 'mark(["Paris"] * len',
-        "london: what London and the commonest answer score", "london does not print 'Correct: 3 out of 20: 15.0%'"),
+        "projects/birthplace/run.py",
+        'mark(["London"] * len',
+        'mark(["Paris"] * len',
+        "london: what London and the commonest answer score",
+        "london does not print 'Correct: 3 out of 20: 15.0%'",
+    ),
     "a line of predictions too many": (
-        "vanilla.pretrain.dev.predictions", "Zürich\nOslo\nRome\nBern\nLima\nOslo\nParis\nRiga\n",
+        "vanilla.pretrain.dev.predictions",
+        "Zürich\nOslo\nRome\nBern\nLima\nOslo\nParis\nRiga\n",
         "Zürich\nOslo\nRome\nBern\nLima\nOslo\nParis\nRiga\nRome\n",
-        "vanilla: one prediction a question", "vanilla.pretrain.dev.predictions: 9 lines for 8 questions; there must be"),
+        "vanilla: one prediction a question",
+        "vanilla.pretrain.dev.predictions: 9 lines for 8 questions; there must be",
+    ),
     "predictions that no model made": (
-        "rope.pretrain.test.predictions", "Oslo\nKyiv\n", "Oslo\nRome\n",
-        "rope: they are what the parameters answer", "line 2 is 'Rome', they answer 'Kyiv'"),
+        "rope.pretrain.test.predictions",
+        "Oslo\nKyiv\n",
+        "Oslo\nRome\n",
+        "rope: they are what the parameters answer",
+        "line 2 is 'Rome', they answer 'Kyiv'",
+    ),
     "the model knows nothing": (
-        "rope.finetune.params", None, None, "rope: right on dev after pretraining", "0 of 8, 0.0 %"),
+        "rope.finetune.params",
+        None,
+        None,
+        "rope: right on dev after pretraining",
+        "0 of 8, 0.0 %",
+    ),
 }
 
 
@@ -128,11 +174,18 @@ def know_nothing(folder: Path) -> None:
 
 
 # Three at a time where they are in the code, which is run for seconds: they are independent of each other, and say so.
-TOGETHER = [["the vocabulary is sorted the wrong way round", "what comes after the gap is written before what comes before it",
-             "finetuning forgets what pretraining has written"],
-            ["empty lines are documents", "the first character of the answer is not trained on", "london says Paris"],
-            ["y is not moved", "documents are cut too late", "rotated keys are centred over all positions"],
-            ["a line of predictions too many"], ["predictions that no model made"], ["the model knows nothing"]]
+TOGETHER = [
+    [
+        "the vocabulary is sorted the wrong way round",
+        "what comes after the gap is written before what comes before it",
+        "finetuning forgets what pretraining has written",
+    ],
+    ["empty lines are documents", "the first character of the answer is not trained on", "london says Paris"],
+    ["y is not moved", "documents are cut too late", "rotated keys are centred over all positions"],
+    ["a line of predictions too many"],
+    ["predictions that no model made"],
+    ["the model knows nothing"],
+]
 
 
 @pytest.mark.parametrize("mistakes", TOGETHER, ids="; ".join)
@@ -150,8 +203,9 @@ def test_a_broken_property_loses_its_points_and_no_others(mistakes, submission, 
         monkeypatch.setattr(sandbox, "run_untrusted", lambda *_: correct[2])
     with world.forking():
         report = grade.grade(str(submission), options())
-    assert set(lost(report)) == set(expected) and all(reason in lost(report)[name] for name, reason in expected.items()), \
-        lost(report)
+    assert set(lost(report)) == set(expected) and all(
+        reason in lost(report)[name] for name, reason in expected.items()
+    ), lost(report)
     assert report["points"] == 100 - sum(line["of"] for line in report["lines"] if line["name"] in expected)
 
 
@@ -161,6 +215,7 @@ def test_each_mistake_is_made_once():
 
 def law(name: str):
     """The dataset with one thing done differently."""
+
     class Other(CharCorruptionDataset):
         def corrupt(self, document, rng):
             string = super().corrupt(document, rng)
@@ -186,17 +241,20 @@ def law(name: str):
     return Other
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("as specified", set()),
-    ("no last mark", {"three marks: prefix ⁇ suffix ⁇ masked ⁇"}),
-    ("a mark as padding", {"padded at the end, and only there"}),
-    ("no short ones", {"every length from 4 to 112 is drawn"}),
-    ("nothing masked", {"something is always masked"}),
-    ("always a quarter", {"the masked length is random"}),
-    ("always at the end", {"the gap can be anywhere"}),
-    ("half of it", {"a quarter is masked on average"}),
-    ("32 bits", {"x and y are int64, here and in span corruption"}),
-])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("as specified", set()),
+        ("no last mark", {"three marks: prefix ⁇ suffix ⁇ masked ⁇"}),
+        ("a mark as padding", {"padded at the end, and only there"}),
+        ("no short ones", {"every length from 4 to 112 is drawn"}),
+        ("nothing masked", {"something is always masked"}),
+        ("always a quarter", {"the masked length is random"}),
+        ("always at the end", {"the gap can be anywhere"}),
+        ("half of it", {"a quarter is masked on average"}),
+        ("32 bits", {"x and y are int64, here and in span corruption"}),
+    ],
+)
 def test_each_property_of_span_corruption_is_judged_by_itself(name, expected, monkeypatch):
     exam = Exam.from_seed(SEED)
     monkeypatch.setattr("projects.birthplace.dataset.CharCorruptionDataset", law(name))
@@ -257,7 +315,9 @@ def test_accuracy_is_that_of_the_parameters(submission):
     """Gold answers copied into the file, by someone whose model knows nothing."""
     shutil.copyfile(submission / "vanilla.model.params", submission / "vanilla.finetune.params")
     points, reasons = marks(submission, "vanilla")
-    assert points == [3, 0, 0] and "0 of 8, 0.0 %" in reasons[2] and "0 of 8 are what the parameters answer" in reasons[1]
+    assert (
+        points == [3, 0, 0] and "0 of 8, 0.0 %" in reasons[2] and "0 of 8 are what the parameters answer" in reasons[1]
+    )
 
 
 def test_accuracy_is_paid_in_proportion(monkeypatch):
@@ -313,11 +373,16 @@ def test_parameters_that_are_no_parameters_are_named_and_never_run(submission, t
     assert "not written by `run.py pretrain`" in marks(submission)[1][1]
     path.unlink()
     points, reasons = marks(submission)
-    assert points == [3, 0, 0] and reasons[1] == "rope.finetune.params: no such file" and reasons[2] == "no answers to mark"
+    assert (
+        points == [3, 0, 0]
+        and reasons[1] == "rope.finetune.params: no such file"
+        and reasons[2] == "no answers to mark"
+    )
 
 
 def test_parameters_are_read_in_another_process(submission, tmp_path, monkeypatch):
     """Files that would take the marker's memory or time, or end in a traceback, cost their own points, and no more."""
+
     class Large:
         def __reduce__(self):
             return bytearray, (6 << 30,)
@@ -327,9 +392,14 @@ def test_parameters_are_read_in_another_process(submission, tmp_path, monkeypatc
     deep = "x"
     for _ in range(12):  # printed, it would have 10^12 characters
         deep = [deep] * 10
-    for name, change in (("good", {}), ("large", {"config": Large()}), ("deep", {"config": {**saved["config"], "block_size": deep}}),
-                         ("keys", {"model": {1: saved["model"]["transformer.ln_f.weight"]}}),
-                         ("fields", {"config": {**saved["config"], 1: 2}}), ("bare", {"bottleneck_dim": None})):
+    for name, change in (
+        ("good", {}),
+        ("large", {"config": Large()}),
+        ("deep", {"config": {**saved["config"], "block_size": deep}}),
+        ("keys", {"model": {1: saved["model"]["transformer.ln_f.weight"]}}),
+        ("fields", {"config": {**saved["config"], 1: 2}}),
+        ("bare", {"bottleneck_dim": None}),
+    ):
         asked[submission / f"{name}.params"] = "rope"
         torch.save({**saved, **change}, submission / f"{name}.params")
     monkeypatch.undo()
@@ -344,8 +414,10 @@ def test_parameters_are_read_in_another_process(submission, tmp_path, monkeypatc
     if sys.platform == "linux":
         assert reasons["large"].startswith("large.params: not a file of parameters that can be loaded safely")
     assert reasons["deep"] == "deep.params: its n_layer, n_embd and block_size are not all sizes"
-    assert all(reasons[name] == f"{name}.params: not written by `run.py pretrain` or `run.py finetune`"
-               for name in ("keys", "fields", "bare"))
+    assert all(
+        reasons[name] == f"{name}.params: not written by `run.py pretrain` or `run.py finetune`"
+        for name in ("keys", "fields", "bare")
+    )
     assert late[submission / "bare.params"] == "bare.params: cannot be used (the code took more than 1 s)"
     assert time.perf_counter() - started < 60
 
@@ -366,7 +438,9 @@ def test_a_variant_that_leaks_is_found_out(variant, monkeypatch):
     else:
         attention = SynthesizerAttention if variant == "synthesizer" else CausalSelfAttention
         attend = attention.forward
-        monkeypatch.setattr(attention, "forward", lambda self, x, context: attend(self, x, context) + x.mean(1, keepdim=True))
+        monkeypatch.setattr(
+            attention, "forward", lambda self, x, context: attend(self, x, context) + x.mean(1, keepdim=True)
+        )
     raw = probe.logits(variant, exam.V, exam.seed, exam.rows)
     assert "change the logits at position" in checks.sees_the_future(exam, raw)
 
@@ -393,8 +467,12 @@ def hostile(folder: Path, text: str) -> Path:
 
 
 def attack(folder: Path, text: str, **limits):
-    return run_untrusted(Path(probe.__file__), hostile(folder, text), {"probes": [["vocabulary", {"text": "a"}]]},
-                         Limits(**{"seconds": 20, **limits}))
+    return run_untrusted(
+        Path(probe.__file__),
+        hostile(folder, text),
+        {"probes": [["vocabulary", {"text": "a"}]]},
+        Limits(**{"seconds": 20, **limits}),
+    )
 
 
 def test_what_code_prints_counts_for_nothing(tmp_path):
@@ -403,7 +481,9 @@ def test_what_code_prints_counts_for_nothing(tmp_path):
 
 def test_a_hang_is_ended_and_what_came_before_it_counts(tmp_path):
     started = time.perf_counter()
-    values, problem = attack(tmp_path, """open("result.jsonl", "w").write("1\\n2\\nbroken"); time.sleep(60)""", seconds=2)
+    values, problem = attack(
+        tmp_path, """open("result.jsonl", "w").write("1\\n2\\nbroken"); time.sleep(60)""", seconds=2
+    )
     assert values == [1, 2] and problem.startswith("the code took more than 2 s") and time.perf_counter() - started < 20
 
 
@@ -415,12 +495,18 @@ def test_a_crash_is_reported_without_what_a_terminal_obeys(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limits")
-@pytest.mark.parametrize("text, error", [
-    ("bytearray(6 << 30)", "MemoryError"),
-    ("open('big', 'wb').write(bytes(2 << 20)); os.stat('big').st_size < 2 << 20 or sys.exit('no limit')", "OSError"),
-    ("[open('/dev/null') for _ in range(300)].sort(key=id)", "OSError"),
-    ("raise SystemExit('full marks')", "SystemExit"),
-])
+@pytest.mark.parametrize(
+    "text, error",
+    [
+        ("bytearray(6 << 30)", "MemoryError"),
+        (
+            "open('big', 'wb').write(bytes(2 << 20)); os.stat('big').st_size < 2 << 20 or sys.exit('no limit')",
+            "OSError",
+        ),
+        ("[open('/dev/null') for _ in range(300)].sort(key=id)", "OSError"),
+        ("raise SystemExit('full marks')", "SystemExit"),
+    ],
+)
 def test_what_is_used_is_limited(tmp_path, text, error):
     if error == "MemoryError" and sys.platform != "linux":
         pytest.skip("only Linux limits the memory of a process")
@@ -431,8 +517,10 @@ def test_what_is_used_is_limited(tmp_path, text, error):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc here to see processes in")
 def test_a_process_left_behind_is_ended(tmp_path):
     note = tmp_path / "pid"
-    attack(tmp_path / "code", "child = os.fork()\nif child == 0: time.sleep(60)\n"
-                              f"open({str(note)!r}, 'w').write(str(child))\nos._exit(0)")
+    attack(
+        tmp_path / "code",
+        f"child = os.fork()\nif child == 0: time.sleep(60)\nopen({str(note)!r}, 'w').write(str(child))\nos._exit(0)",
+    )
     state = Path(f"/proc/{note.read_text()}/stat")
 
     def ended():
@@ -452,10 +540,14 @@ def test_the_markers_variables_and_files_are_not_handed_on(tmp_path, monkeypatch
     monkeypatch.setenv("TOKEN", "secret"), monkeypatch.setenv("PYTHONSTARTUP", "x")
     with open(tmp_path / "gold", "w") as gold:
         os.set_inheritable(gold.fileno(), True)
-        values, _ = attack(tmp_path / "code", """
-paths = [os.readlink("/proc/self/fd/" + n) for n in os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd/" + n)] \
+        values, _ = attack(
+            tmp_path / "code",
+            """
+paths = [os.readlink("/proc/self/fd/" + n) for n in os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd/" +
+n)] \
     if os.path.isdir("/proc/self/fd") else []
-open("result.jsonl", "w").write(json.dumps([sorted(os.environ), paths, os.getcwd(), sys.path]) + "\\n"); os._exit(0)""")
+open("result.jsonl", "w").write(json.dumps([sorted(os.environ), paths, os.getcwd(), sys.path]) + "\\n"); os._exit(0)""",
+        )
     variables, paths, home, path = values[0]
     assert "TOKEN" not in variables and "PYTHONPATH" not in variables and not any("gold" in p for p in paths)
     assert str(REPOSITORY) not in [home, *path], "an import cannot find the solution"
@@ -467,16 +559,35 @@ def test_a_submission_that_lacks_a_module_does_not_get_ours(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such files here")
-@pytest.mark.parametrize("text", ["os.mkfifo('result.jsonl')", "os.symlink('/etc/hostname', 'result.jsonl')",
-                                  "os.mkdir('result.jsonl')", "pass", "open('result.jsonl', 'w').write('[' * 10**6 + '\\n')"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "os.mkfifo('result.jsonl')",
+        "os.symlink('/etc/hostname', 'result.jsonl')",
+        "os.mkdir('result.jsonl')",
+        "pass",
+        "open('result.jsonl', 'w').write('[' * 10**6 + '\\n')",
+    ],
+)
 def test_results_are_read_from_a_plain_file_only(tmp_path, text):
     assert attack(tmp_path, f"os.remove('result.jsonl'); {text}; os._exit(0)") == ([], "")
 
 
-FORGERIES = [None, 1, "full marks", [], [[]], {"value": None}, {"value": 10**400}, {"value": {"points": 100}},
-             {"value": [math.nan]},
-             {"value": {"documents": 12, "examples": [{"x": [0], "y": [0], "dtypes": ["torch.int64"]}] * 2500}},
-             {"value": {"documents": [], "examples": {}}}, {"error": ["not", "text"]}, {"value": [[[1e999]]]}]
+FORGERIES = [
+    None,
+    1,
+    "full marks",
+    [],
+    [[]],
+    {"value": None},
+    {"value": 10**400},
+    {"value": {"points": 100}},
+    {"value": [math.nan]},
+    {"value": {"documents": 12, "examples": [{"x": [0], "y": [0], "dtypes": ["torch.int64"]}] * 2500}},
+    {"value": {"documents": [], "examples": {}}},
+    {"error": ["not", "text"]},
+    {"value": [[[1e999]]]},
+]
 
 
 @pytest.mark.parametrize("forged", FORGERIES, ids=lambda value: repr(value)[:30])
@@ -494,8 +605,13 @@ def test_forged_examples_with_a_true_vocabulary_gain_nothing(correct, monkeypatc
     monkeypatch.setattr(sandbox, "run_untrusted", lambda *_: (padding, ""))
     lines = grade.mark_code(correct[0], ["vanilla"], exam, Limits())
     kept = {line.name for line in lines if line.points}  # what is true of it: no more than a row of padding deserves
-    assert kept == {"vocabulary: PAD, MASK, the sorted characters", "a document a line, no empty ones", "y is x moved by one",
-                    "padded at the end, and only there", "x and y are int64, here and in span corruption"}
+    assert kept == {
+        "vocabulary: PAD, MASK, the sorted characters",
+        "a document a line, no empty ones",
+        "y is x moved by one",
+        "padded at the end, and only there",
+        "x and y are int64, here and in span corruption",
+    }
     monkeypatch.setattr(sandbox, "run_untrusted", lambda *_: (values, ""))
     lines = grade.mark_code(correct[0], ["vanilla"], Exam.from_seed(SEED + 1), Limits())
     # What was recorded for one exam is worth nothing in another, but for the dtype, which is a claim anyway.
@@ -505,11 +621,16 @@ def test_forged_examples_with_a_true_vocabulary_gain_nothing(correct, monkeypatc
 def test_code_that_ends_early_patches_the_grader_or_is_not_there_gets_the_other_points_only(submission):
     path = submission / DATASET
     whole = read_text(path)
-    patched = ("import os, sys\nfor module in list(sys.modules.values()):\n"
-               "    vars(module).update(full_or_nothing=lambda *_: 'full marks', mark_spans=lambda *_: 'full marks')\n"
-               "open('result.jsonl', 'w').write('{\"value\": {\"points\": 100}}\\n' * 9)\nos._exit(0)\n")
-    for text, reason in (("import os\nos._exit(0)\n" + whole, "the code ended without an answer"),
-                         (patched, "not made of PAD, MASK"), (None, "the submission has no projects/birthplace/dataset.py")):
+    patched = (
+        "import os, sys\nfor module in list(sys.modules.values()):\n"
+        "    vars(module).update(full_or_nothing=lambda *_: 'full marks', mark_spans=lambda *_: 'full marks')\n"
+        "open('result.jsonl', 'w').write('{\"value\": {\"points\": 100}}\\n' * 9)\nos._exit(0)\n"
+    )
+    for text, reason in (
+        ("import os\nos._exit(0)\n" + whole, "the code ended without an answer"),
+        (patched, "not made of PAD, MASK"),
+        (None, "the submission has no projects/birthplace/dataset.py"),
+    ):
         path.unlink()
         if text is not None:
             write_text(path, text)
@@ -538,13 +659,22 @@ def link(name: str) -> zipfile.ZipInfo:
 GOOD = "rope.pretrain.dev.predictions"
 
 
-@pytest.mark.parametrize("entries, message", [
-    (["/etc/x"], "has an absolute path"), (["C:/x"], "has an absolute path, a drive letter"), (["a\\..\\x"], "or a backslash"),
-    (["../" + GOOD], "leads out of the folder"), (["mingpt/../../x.py"], "leads out of the folder"),
-    ([link(GOOD)], "is a link or another special file"), ([GOOD, GOOD], "stands in it twice"),
-    ([GOOD, GOOD.upper()], "stands in it twice"), ([GOOD + "\n"], "has no proper name"), (["x" * 201], "has no proper name"),
-    ([f"{i}" for i in range(500)], "501 entries; a submission has at most 500"),
-])
+@pytest.mark.parametrize(
+    "entries, message",
+    [
+        (["/etc/x"], "has an absolute path"),
+        (["C:/x"], "has an absolute path, a drive letter"),
+        (["a\\..\\x"], "or a backslash"),
+        (["../" + GOOD], "leads out of the folder"),
+        (["mingpt/../../x.py"], "leads out of the folder"),
+        ([link(GOOD)], "is a link or another special file"),
+        ([GOOD, GOOD], "stands in it twice"),
+        ([GOOD, GOOD.upper()], "stands in it twice"),
+        ([GOOD + "\n"], "has no proper name"),
+        (["x" * 201], "has no proper name"),
+        ([f"{i}" for i in range(500)], "501 entries; a submission has at most 500"),
+    ],
+)
 def test_a_zip_that_could_do_harm_is_refused_as_a_whole(entries, message, tmp_path):
     archive = zipped(tmp_path / "s.zip", "vanilla.pretrain.dev.predictions", *entries)
     (tmp_path / "to").mkdir()
@@ -577,10 +707,11 @@ def test_encrypted_damaged_and_unusual_archives_are_refused(tmp_path):
     data = bytearray(zipped(tmp_path / "s.zip", GOOD).read_bytes())
     central = data.index(b"PK\x01\x02")
     for name, change, message in (
-            ("encrypted", lambda d: struct.pack_into("<H", d, central + 8, 1), "is encrypted"),
-            ("lying", lambda d: struct.pack_into("<I", d, central + 24, 1), "damaged"),
-            ("cut", lambda d: d.__delitem__(slice(30, 34)), "damaged"),
-            ("none", lambda d: d.__setitem__(slice(None), b"not a zip"), "not a zip file")):
+        ("encrypted", lambda d: struct.pack_into("<H", d, central + 8, 1), "is encrypted"),
+        ("lying", lambda d: struct.pack_into("<I", d, central + 24, 1), "damaged"),
+        ("cut", lambda d: d.__delitem__(slice(30, 34)), "damaged"),
+        ("none", lambda d: d.__setitem__(slice(None), b"not a zip"), "not a zip file"),
+    ):
         changed = bytearray(data)
         change(changed)
         (tmp_path / f"{name}.zip").write_bytes(changed)
@@ -593,11 +724,15 @@ def test_encrypted_damaged_and_unusual_archives_are_refused(tmp_path):
 
 
 def test_only_what_belongs_to_a_submission_is_unpacked(tmp_path):
-    archive = zipped(tmp_path / "s.zip", GOOD, "mingpt/model.py", "__MACOSX/x", "json.py", "projects/birthplace/x/y.py", ".env")
+    archive = zipped(
+        tmp_path / "s.zip", GOOD, "mingpt/model.py", "__MACOSX/x", "json.py", "projects/birthplace/x/y.py", ".env"
+    )
     (tmp_path / "to").mkdir()
     assert unpack(archive, tmp_path / "to") == ["__MACOSX/x", "json.py", "projects/birthplace/x/y.py", ".env"]
-    assert sorted(p.relative_to(tmp_path / "to").as_posix() for p in (tmp_path / "to").rglob("*") if p.is_file()) == \
-        ["mingpt/model.py", GOOD]
+    assert sorted(p.relative_to(tmp_path / "to").as_posix() for p in (tmp_path / "to").rglob("*") if p.is_file()) == [
+        "mingpt/model.py",
+        GOOD,
+    ]
 
 
 def test_a_folder_is_taken_as_it_is_but_for_links(submission, tmp_path):
@@ -628,19 +763,34 @@ def run(monkeypatch, *words):
 def test_the_command_prints_a_table_and_writes_json(correct, tmp_path, monkeypatch, capsys):
     folder, report, answered = correct
     monkeypatch.setattr(sandbox, "run_untrusted", lambda *_: answered)
-    run(monkeypatch, "grade", folder, "--data_dir", world.data(), "--full-marks-at", "75", "--seed", SEED, "--out", tmp_path)
+    run(
+        monkeypatch,
+        "grade",
+        folder,
+        "--data_dir",
+        world.data(),
+        "--full-marks-at",
+        "75",
+        "--seed",
+        SEED,
+        "--out",
+        tmp_path,
+    )
     shown = capsys.readouterr().out
     assert "something is always masked" in shown and "100 of 100 (100.0 %), with --seed 7" in shown
     assert json.loads(read_text(tmp_path / "grade.json"))["lines"] == report["lines"]
 
 
-@pytest.mark.parametrize("words, message", [
-    (["nowhere.zip"], "error: nowhere.zip: no such file or folder"),
-    ([str(Path(__file__).parent)], "error: the submission holds no predictions and no parameters"),
-    (["x.zip", "--full_marks_at", "101"], "error: --full_marks_at is 101.0; it is a percentage"),
-    (["x.zip", "--seconds", "0"], "error: --seconds is 0; it must be at least 1"),
-    (["x.zip", "--data", "wiki"], "error: --data is 'wiki'; it must be world or cs224n"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["nowhere.zip"], "error: nowhere.zip: no such file or folder"),
+        ([str(Path(__file__).parent)], "error: the submission holds no predictions and no parameters"),
+        (["x.zip", "--full_marks_at", "101"], "error: --full_marks_at is 101.0; it is a percentage"),
+        (["x.zip", "--seconds", "0"], "error: --seconds is 0; it must be at least 1"),
+        (["x.zip", "--data", "wiki"], "error: --data is 'wiki'; it must be world or cs224n"),
+    ],
+)
 def test_a_mistake_ends_in_one_line(words, message, tmp_path, monkeypatch, error_line):
     monkeypatch.chdir(tmp_path)
     assert error_line(run, monkeypatch, "grade", *words).startswith(message)

@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 
-import pytest
-
 import birthplace_submission as world
+import pytest
 from conftest import REPOSITORY
+
 from mingpt.support.files import read_text, write_text
-from projects.birthplace import handout as handout_module, sandbox
+from projects.birthplace import handout as handout_module
+from projects.birthplace import sandbox
 from projects.birthplace.grade import GradeOptions, grade
 from projects.birthplace.handout import blank, body_lines, functions_of, handout, read_list
 from projects.birthplace.run import main
@@ -52,7 +53,9 @@ def test_listed_functions_are_blank_and_documented_and_all_else_is_as_it_was(sta
             assert ast.unparse(only) == f"raise NotImplementedError('{name}: to be written')" and len(docstring) <= 1
             assert ast.get_docstring(whole[name]) == ast.get_docstring(blanked[name])
             assert ast.unparse(whole[name].args) == ast.unparse(blanked[name].args)
-            owner = next((node for node in ast.parse(ours).body if getattr(node, "name", "") == name.split(".")[0]), None)
+            owner = next(
+                (node for node in ast.parse(ours).body if getattr(node, "name", "") == name.split(".")[0]), None
+            )
             assert ast.get_docstring(whole[name]) or ast.get_docstring(owner), f"{name} has no specification"
         for name in set(whole) - set(names):
             assert ast.get_source_segment(ours, whole[name]) == ast.get_source_segment(theirs, blanked[name])
@@ -61,8 +64,14 @@ def test_listed_functions_are_blank_and_documented_and_all_else_is_as_it_was(sta
 def test_the_solution_is_not_in_it(starter):
     assert not (starter / "projects/birthplace/reference.py").exists()
     everything = "".join(read_text(path) for path in starter.rglob("*.*") if path.suffix in (".py", ".md", ".txt"))
-    for line in ("masked = rng.randint(1, max(1, most))", "indices[:-1].clone()", "y[: len(question)] = self.pad_id",
-                 "a * cos - b * sin", "stop_tokens=[stop]", "write_predictions(outputs, predictions)"):
+    for line in (
+        "masked = rng.randint(1, max(1, most))",
+        "indices[:-1].clone()",
+        "y[: len(question)] = self.pad_id",
+        "a * cos - b * sin",
+        "stop_tokens=[stop]",
+        "write_predictions(outputs, predictions)",
+    ):
         assert any(line in read_text(REPOSITORY / file) for file in TO_WRITE), f"{line} is no longer in the solution"
         assert line not in everything
 
@@ -83,8 +92,14 @@ def test_filling_the_bodies_back_in_makes_the_grader_pass(starter, tmp_path, env
     handout(folder)
 
     def run(*words):
-        return subprocess.run([sys.executable, "-m", *map(str, words)], cwd=folder, env=environment, capture_output=True,
-                              text=True, encoding="utf-8")
+        return subprocess.run(
+            [sys.executable, "-m", *map(str, words)],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+        )
 
     fill_in(folder)
     for file in TO_WRITE:
@@ -94,14 +109,18 @@ def test_filling_the_bodies_back_in_makes_the_grader_pass(starter, tmp_path, env
     assert shown.returncode == 0, shown.stderr
     report = json.loads(read_text(out / "grade.json"))
     unmarked = {line["name"] for line in report["lines"] if line["points"] is None}
-    assert unmarked == {"predict: the likeliest characters, up to the next mark",
-                        "vanilla: they are what the parameters answer", "rope: they are what the parameters answer"}
+    assert unmarked == {
+        "predict: the likeliest characters, up to the next mark",
+        "vanilla: they are what the parameters answer",
+        "rope: they are what the parameters answer",
+    }
     assert report["points"] == report["of"] == 89
 
     monkeypatch.setattr(sandbox, "run_ours", world.ask_here)
     with world.forking():
-        full = grade(str(out / "submission.zip"),
-                     GradeOptions(data_dir=str(world.data()), full_marks_at=75.0, seed=world.SEED))
+        full = grade(
+            str(out / "submission.zip"), GradeOptions(data_dir=str(world.data()), full_marks_at=75.0, seed=world.SEED)
+        )
     assert full["points"] == full["of"] == 100
 
 
@@ -155,9 +174,12 @@ def test_blanking_keeps_everything_outside_the_bodies():
     lines = blank(SOURCE, ["A.f", "A.g", "h"], "a.py").split("\n")
     assert "goes" not in "".join(lines) and "".join(lines).count("stays") == 4
     assert [line.strip() for line in lines if "NotImplementedError" in line] == [
-        f'raise NotImplementedError("{name}: to be written")' for name in ("A.f", "A.g", "h")]
+        f'raise NotImplementedError("{name}: to be written")' for name in ("A.f", "A.g", "h")
+    ]
     assert "inner" not in "".join(lines) and '        """What it does."""' in lines
-    assert blank(SOURCE, ["h"], "a.py") == SOURCE.replace("    return x\n", '    raise NotImplementedError("h: to be written")\n')
+    assert blank(SOURCE, ["h"], "a.py") == SOURCE.replace(
+        "    return x\n", '    raise NotImplementedError("h: to be written")\n'
+    )
 
 
 def test_a_list_that_does_not_fit_is_refused(tmp_path, monkeypatch):

@@ -1,4 +1,6 @@
-"""A resumed run of the birthplace study is the same run, or is refused; and one that starts anew takes nothing from an older one."""
+"""A resumed run of the birthplace study is the same run, or is refused;
+and one that starts anew takes nothing from an older one.
+"""
 
 import os
 import signal
@@ -22,7 +24,10 @@ PLACES = ["Oslo", "Rome"]
 
 
 def write_files(folder, turned=False):
-    """The four files of a world of eight people; `turned`, each was born in the other place. Names and sizes are the same."""
+    """The four files of a world of eight people; `turned`, each was born in the other place.
+
+    Names and sizes are the same.
+    """
     places = [PLACES[(i + turned) % 2] for i in range(len(PEOPLE))]
     born = [f"{name}. {name}, who was born in {place} .\n" for name, place in zip(PEOPLE, places)]
     write_text(folder / "wiki.txt", "".join(born) + "Where?\n")
@@ -57,7 +62,8 @@ def test_pretraining_on_another_corpus_is_not_resumed(worlds, tmp_path, error_li
     run("pretrain", "vanilla", first / "wiki.txt", *words)
     before = load_torch(tmp_path / "a.params")["model"]
     assert "is of another run (the content of corpus differs); use the old settings or another folder" in error_line(
-        run, "pretrain", "vanilla", other / "wiki.txt", *words, "--resume")
+        run, "pretrain", "vanilla", other / "wiki.txt", *words, "--resume"
+    )
     run("pretrain", "vanilla", first / "wiki.txt", *words, "--resume")
     assert all(torch.equal(value, before[name]) for name, value in load_torch(tmp_path / "a.params")["model"].items())
     for changed, message in (("", "losses of 0 of 1 steps"), ('{"iter": 1}\n', "not the losses that the run wrote")):
@@ -70,12 +76,37 @@ def test_pretraining_on_another_corpus_is_not_resumed(worlds, tmp_path, error_li
 def test_finetuning_with_other_pairs_or_parameters_is_not_resumed(worlds, tmp_path, error_line):
     first, other = worlds
     for name, seed in (("a", 0), ("b", 1)):
-        run("pretrain", "vanilla", first / "wiki.txt", "--max_epochs", "1", "--out", tmp_path / name, "--seed", seed,
-            "--writing_params_path", tmp_path / f"{name}.params")
+        run(
+            "pretrain",
+            "vanilla",
+            first / "wiki.txt",
+            "--max_epochs",
+            "1",
+            "--out",
+            tmp_path / name,
+            "--seed",
+            seed,
+            "--writing_params_path",
+            tmp_path / f"{name}.params",
+        )
 
     def finetune(pairs, parameters, *more):
-        run("finetune", "vanilla", first / "wiki.txt", "--finetune_corpus_path", pairs / "birth_places_train.tsv", "--max_epochs", "1",
-            "--reading_params_path", tmp_path / parameters, "--out", tmp_path, "--writing_params_path", tmp_path / "c.params", *more)
+        run(
+            "finetune",
+            "vanilla",
+            first / "wiki.txt",
+            "--finetune_corpus_path",
+            pairs / "birth_places_train.tsv",
+            "--max_epochs",
+            "1",
+            "--reading_params_path",
+            tmp_path / parameters,
+            "--out",
+            tmp_path,
+            "--writing_params_path",
+            tmp_path / "c.params",
+            *more,
+        )
 
     finetune(first, "a.params")
     assert "(the content of question-answer pairs differs)" in error_line(finetune, other, "a.params", "--resume")
@@ -89,10 +120,15 @@ def test_a_study_whose_data_changed_is_not_resumed(worlds, tmp_path, error_line)
     before, read = contents(tmp_path / "out"), read_text(data / "wiki.txt")
     write_files(data, turned=True)
     assert "the content of question-answer pairs differs; the content of corpus differs" in error_line(
-        run, "--data_dir", data, "--out", tmp_path / "out", "--resume")
+        run, "--data_dir", data, "--out", tmp_path / "out", "--resume"
+    )
     write_files(data)
-    write_text(data / "wiki.txt", "".join(reversed(read.splitlines(keepends=True))))  # the first phase reads no documents
-    assert "(the content of corpus differs)" in error_line(run, "--data_dir", data, "--out", tmp_path / "out", "--resume")
+    write_text(
+        data / "wiki.txt", "".join(reversed(read.splitlines(keepends=True)))
+    )  # the first phase reads no documents
+    assert "(the content of corpus differs)" in error_line(
+        run, "--data_dir", data, "--out", tmp_path / "out", "--resume"
+    )
     assert contents(tmp_path / "out") == before
 
 
@@ -103,8 +139,12 @@ def test_a_new_study_takes_nothing_from_an_older_one(worlds, tmp_path, monkeypat
     (out / "vanilla.notes.txt").write_text("the user's")
     assert (out / "vanilla.metrics.json").exists()
     before = contents(out)
-    for mistake, message in ((("--dtype", "int8"), "dtype is 'int8'"), (("--seed", -1), "seed is -1"), (("--bottleneck_dim", -1), "is -1"),
-                             (("--checkpoint_interval", -1), "checkpoint_interval is -1")):
+    for mistake, message in (
+        (("--dtype", "int8"), "dtype is 'int8'"),
+        (("--seed", -1), "seed is -1"),
+        (("--bottleneck_dim", -1), "is -1"),
+        (("--checkpoint_interval", -1), "checkpoint_interval is -1"),
+    ):
         assert message in error_line(run, "--data_dir", worlds[0], "--out", out, *mistake)
     assert contents(out) == before, "a mistake must not cost an older study"
     step = Trainer.step
@@ -146,10 +186,14 @@ def test_a_signal_stops_a_study_which_goes_on_to_the_same_end(worlds, tmp_path, 
         run("--data_dir", worlds[0], "--out", tmp_path / "parts", "--resume")
     assert ended.value.code == 130
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"stopped by Ctrl-C; what was finished is kept in {tmp_path / 'parts'}, and the same command with --resume goes on from there")
+        f"stopped by Ctrl-C; what was finished is kept in {tmp_path / 'parts'}, and the same command with "
+        "--resume goes on from there"
+    )
     run("--data_dir", worlds[0], "--out", tmp_path / "parts", "--resume")
-    whole, parts = ({path.relative_to(tmp_path / name): path for path in (tmp_path / name).rglob("*") if path.is_file()}
-                    for name in ("whole", "parts"))
+    whole, parts = (
+        {path.relative_to(tmp_path / name): path for path in (tmp_path / name).rglob("*") if path.is_file()}
+        for name in ("whole", "parts")
+    )
     assert whole.keys() == parts.keys()
     for name in whole:
         if name.suffix == ".predictions":
@@ -164,16 +208,44 @@ def test_a_folder_in_use_is_left_alone(worlds, tmp_path, error_line, monkeypatch
     from mingpt.support import files
     from projects.birthplace import ablations, grade
 
-    for module, name in ((ablations, "run_one"), (analysis, "predict_with_paraphrases"), (grade, "grade"), (study, "train"),
-                         (study, "run_once")):
+    for module, name in (
+        (ablations, "run_one"),
+        (analysis, "predict_with_paraphrases"),
+        (grade, "grade"),
+        (study, "train"),
+        (study, "run_once"),
+    ):
         monkeypatch.setattr(module, name, None)
     world, parameters, out = worlds[0], tmp_path / "p", tmp_path / "out"
     save(parameters, world)
     corpus, pairs, dev = (world / name for name in ("wiki.txt", "birth_places_train.tsv", "others.tsv"))
-    commands = (["study", "--data_dir", world, "--quick"], ["pretrain", "vanilla", corpus, "--writing_params_path", tmp_path / "a", "--quick"],
-                ["finetune", "vanilla", corpus, "--finetune_corpus_path", pairs, "--writing_params_path", tmp_path / "a", "--quick"],
-                ["analyze", "vanilla", corpus, "--reading_params_path", parameters, "--finetune_corpus_path", pairs, "--eval_corpus_path", dev],
-                ["ablate", "--data_dir", world, "--people", "4", "--recipe", "quick"], ["grade", "nothing.zip"])
+    commands = (
+        ["study", "--data_dir", world, "--quick"],
+        ["pretrain", "vanilla", corpus, "--writing_params_path", tmp_path / "a", "--quick"],
+        [
+            "finetune",
+            "vanilla",
+            corpus,
+            "--finetune_corpus_path",
+            pairs,
+            "--writing_params_path",
+            tmp_path / "a",
+            "--quick",
+        ],
+        [
+            "analyze",
+            "vanilla",
+            corpus,
+            "--reading_params_path",
+            parameters,
+            "--finetune_corpus_path",
+            pairs,
+            "--eval_corpus_path",
+            dev,
+        ],
+        ["ablate", "--data_dir", world, "--people", "4", "--recipe", "quick"],
+        ["grade", "nothing.zip"],
+    )
     with own_folder(out):
         with monkeypatch.context() as patch:
             patch.setattr(files, "_owned", {})  # as in another process
@@ -192,10 +264,24 @@ def save(path, world):
 
 def test_parameters_are_not_analysed_with_another_corpus(worlds, tmp_path, error_line):
     save(tmp_path / "p", worlds[0])
-    words = [["vanilla", str(world / "wiki.txt"), "--reading_params_path", str(tmp_path / "p"), "--finetune_corpus_path",
-              str(world / "birth_places_train.tsv"), "--eval_corpus_path", str(world / "others.tsv"), "--out", str(tmp_path)]
-             for world in worlds]
-    assert f"wiki.txt: not the corpus that the model of {tmp_path / 'p'} has read" in error_line(analysis.main, words[1])
+    words = [
+        [
+            "vanilla",
+            str(world / "wiki.txt"),
+            "--reading_params_path",
+            str(tmp_path / "p"),
+            "--finetune_corpus_path",
+            str(world / "birth_places_train.tsv"),
+            "--eval_corpus_path",
+            str(world / "others.tsv"),
+            "--out",
+            str(tmp_path),
+        ]
+        for world in worlds
+    ]
+    assert f"wiki.txt: not the corpus that the model of {tmp_path / 'p'} has read" in error_line(
+        analysis.main, words[1]
+    )
     analysis.main(words[0])
     assert (tmp_path / "vanilla.analysis.json").exists()
 
@@ -203,7 +289,10 @@ def test_parameters_are_not_analysed_with_another_corpus(worlds, tmp_path, error
 def test_a_file_that_cannot_be_written_is_named_before_training(worlds, tmp_path, error_line, monkeypatch):
     monkeypatch.setattr(study, "train", None)
     (tmp_path / "file").write_text("")
-    for path, message in ((tmp_path, "is a folder; give the path of a file"), (tmp_path / "file" / "a.params", "cannot be written")):
+    for path, message in (
+        (tmp_path, "is a folder; give the path of a file"),
+        (tmp_path / "file" / "a.params", "cannot be written"),
+    ):
         assert message in error_line(run, "pretrain", "vanilla", worlds[0] / "wiki.txt", "--writing_params_path", path)
 
 
@@ -211,5 +300,19 @@ def test_a_wrong_command_is_told_all_commands(capsys):
     with pytest.raises(SystemExit):
         run("foo")
     shown = capsys.readouterr().err
-    assert all(name in shown for name in ("study", "pretrain", "finetune", "evaluate", "london", "analyze", "ablate", "cost", "submit",
-                                          "grade", "handout"))
+    assert all(
+        name in shown
+        for name in (
+            "study",
+            "pretrain",
+            "finetune",
+            "evaluate",
+            "london",
+            "analyze",
+            "ablate",
+            "cost",
+            "submit",
+            "grade",
+            "handout",
+        )
+    )

@@ -5,10 +5,10 @@ import shutil
 import sys
 import zipfile
 
-import pytest
-
 import birthplace_submission as world
+import pytest
 from conftest import REPOSITORY
+
 from mingpt.support.files import read_text, write_text
 from projects.birthplace import sandbox
 from projects.birthplace.files import load_files, study_folder
@@ -44,9 +44,12 @@ def test_a_submission_is_collected_and_marked(out, monkeypatch, capsys):
         names = set(archive.namelist())
     for variant in world.VARIANTS:
         assert {f"{variant}.{name}" for name in ("model.params", "pretrain.params", "finetune.params")} <= names
-        assert {f"{variant}.{name}.{which}.predictions"
-                for name in ("pretrain", "nopretrain") for which in ("dev", "test")} <= names
-    assert {"mingpt/model.py", "projects/birthplace/dataset.py"} <= names and not any("README" in name for name in names)
+        assert {
+            f"{variant}.{name}.{which}.predictions" for name in ("pretrain", "nopretrain") for which in ("dev", "test")
+        } <= names
+    assert {"mingpt/model.py", "projects/birthplace/dataset.py"} <= names and not any(
+        "README" in name for name in names
+    )
 
 
 def test_the_same_files_give_the_same_zip(out, tmp_path):
@@ -56,12 +59,22 @@ def test_the_same_files_give_the_same_zip(out, tmp_path):
 
 
 def test_all_that_is_missing_is_named_at_once(out, monkeypatch, error_line):
-    for name in ("rope.pretrain.dev.predictions", "rope.pretrain.finetune.params", "rope.nopretrain.dev.predictions",
-                 "vanilla.pretrain.params"):
+    for name in (
+        "rope.pretrain.dev.predictions",
+        "rope.pretrain.finetune.params",
+        "rope.nopretrain.dev.predictions",
+        "vanilla.pretrain.params",
+    ):
         (out / name).unlink()
     shown = error_line(run, monkeypatch, "submit", "--out", out, "--data_dir", world.data())
-    assert shown == (f"error: {out}: missing rope.finetune.params, rope.pretrain.dev.predictions; make them, or hand in without "
-                     "them by --partial\n") and not (out / "submission.zip").exists()
+    assert (
+        shown
+        == (
+            f"error: {out}: missing rope.finetune.params, rope.pretrain.dev.predictions; make them, or hand in without "
+            "them by --partial\n"
+        )
+        and not (out / "submission.zip").exists()
+    )
     collected = collect(out, REPOSITORY, partial=True)
     assert "rope.pretrain.test.predictions" in collected and "rope.finetune.params" not in collected
 
@@ -69,8 +82,10 @@ def test_all_that_is_missing_is_named_at_once(out, monkeypatch, error_line):
 def test_a_line_too_many_is_named(out, monkeypatch, error_line):
     path = out / "rope.pretrain.dev.predictions"
     write_text(path, read_text(path) + "Rome\n")
-    assert error_line(run, monkeypatch, "submit", "--out", out, "--data_dir", world.data()) == \
-        f"error: {path}: 9 lines for 8 questions; there must be one for each\n"
+    assert (
+        error_line(run, monkeypatch, "submit", "--out", out, "--data_dir", world.data())
+        == f"error: {path}: 9 lines for 8 questions; there must be one for each\n"
+    )
 
 
 def test_other_mistakes_are_named(out, tmp_path, monkeypatch, error_line):
@@ -80,7 +95,9 @@ def test_other_mistakes_are_named(out, tmp_path, monkeypatch, error_line):
     assert "nowhere: no such folder; `run.py study` writes there" in failed("--out", tmp_path / "nowhere")
     assert "no code; --code is the folder with mingpt/ and projects/" in failed("--out", out, "--code", tmp_path)
     (tmp_path / "empty").mkdir()
-    assert "missing vanilla.finetune.params, vanilla.model.params, vanilla.pretrain.dev" in failed("--out", tmp_path / "empty")
+    assert "missing vanilla.finetune.params, vanilla.model.params, vanilla.pretrain.dev" in failed(
+        "--out", tmp_path / "empty"
+    )
     assert "no predictions and no parameters" in failed("--out", tmp_path / "empty", "--partial")
     shutil.copyfile(out / "rope.pretrain.finetune.params", out / "rope.finetune.params")
     assert "both rope.finetune.params and rope.pretrain.finetune.params; remove the one" in failed("--out", out)
@@ -98,27 +115,51 @@ def test_files_from_windows_are_read_as_they_are_meant(tmp_path):
     for path in world.data().iterdir():
         (tmp_path / path.name).write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
     ours, theirs = load_files("cs224n", world.data()), load_files("cs224n", tmp_path)
-    assert (ours.corpus, ours.train, ours.dev.questions, ours.dev.answers, ours.test.questions) == \
-        (theirs.corpus, theirs.train, theirs.dev.questions, theirs.dev.answers, theirs.test.questions)
+    assert (ours.corpus, ours.train, ours.dev.questions, ours.dev.answers, ours.test.questions) == (
+        theirs.corpus,
+        theirs.train,
+        theirs.dev.questions,
+        theirs.dev.answers,
+        theirs.test.questions,
+    )
 
 
-@pytest.mark.parametrize("command, message", [
-    ("pretrain", "wiki.txt: no document: the file is empty"),
-    ("finetune", "wiki.txt: no document: the file is empty"),
-    ("evaluate", "wiki.txt: no document: the file is empty"),
-    ("study", "wiki.txt: no document: the file is empty"),
-    ("ablate", "wiki.txt: no document: the file is empty"),
-])
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        ("pretrain", "wiki.txt: no document: the file is empty"),
+        ("finetune", "wiki.txt: no document: the file is empty"),
+        ("evaluate", "wiki.txt: no document: the file is empty"),
+        ("study", "wiki.txt: no document: the file is empty"),
+        ("ablate", "wiki.txt: no document: the file is empty"),
+    ],
+)
 def test_an_empty_corpus_ends_in_one_line(command, message, tmp_path, monkeypatch, error_line):
     folder = shutil.copytree(world.data(), tmp_path / "data")
     write_text(folder / "wiki.txt", "\n\n")
     corpus = ["vanilla", folder / "wiki.txt"]
-    words = {"pretrain": [*corpus, "--quick", "--writing_params_path", tmp_path / "p"],
-             "finetune": [*corpus, "--quick", "--writing_params_path", tmp_path / "p", "--finetune_corpus_path",
-                          folder / "birth_places_train.tsv"],
-             "evaluate": [*corpus, "--reading_params_path", world.out() / "vanilla.pretrain.finetune.params",
-                          "--eval_corpus_path", folder / "birth_dev.tsv", "--outputs_path", tmp_path / "o"],
-             "study": ["--quick", "--data_dir", folder], "ablate": ["--data_dir", folder]}[command]
+    words = {
+        "pretrain": [*corpus, "--quick", "--writing_params_path", tmp_path / "p"],
+        "finetune": [
+            *corpus,
+            "--quick",
+            "--writing_params_path",
+            tmp_path / "p",
+            "--finetune_corpus_path",
+            folder / "birth_places_train.tsv",
+        ],
+        "evaluate": [
+            *corpus,
+            "--reading_params_path",
+            world.out() / "vanilla.pretrain.finetune.params",
+            "--eval_corpus_path",
+            folder / "birth_dev.tsv",
+            "--outputs_path",
+            tmp_path / "o",
+        ],
+        "study": ["--quick", "--data_dir", folder],
+        "ablate": ["--data_dir", folder],
+    }[command]
     assert message in error_line(run, monkeypatch, command, *words)
 
 
@@ -148,4 +189,7 @@ def test_options_have_help(monkeypatch, capsys):
         with pytest.raises(SystemExit) as ended:
             run(monkeypatch, command, "--help")
         assert ended.value.code == 0 and f"usage: run.py {command}" in capsys.readouterr().out
-    assert study_folder("world") == "out/birthplace" and study_folder("cs224n", quick=True) == "out/birthplace_cs224n_quick"
+    assert (
+        study_folder("world") == "out/birthplace"
+        and study_folder("cs224n", quick=True) == "out/birthplace_cs224n_quick"
+    )

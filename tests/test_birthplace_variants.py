@@ -105,7 +105,10 @@ def test_synthesizer_compares_nothing():
 def test_perceiver_reads_complete_segments_only():
     """Block 24, 6 vectors: segments of 4. Attention down and up, seen as patterns."""
     model, idx = small("perceiver"), tokens(1, 15)
-    with torch.no_grad(), record(model, ["h.1.down.attn.pattern", "h.1.up.attn.pattern", "h.1.h.*.attn.pattern"]) as seen:
+    with (
+        torch.no_grad(),
+        record(model, ["h.1.down.attn.pattern", "h.1.up.attn.pattern", "h.1.h.*.attn.pattern"]) as seen,
+    ):
         model(idx)
     down, up = seen["h.1.down.attn.pattern"][0], seen["h.1.up.attn.pattern"][0]
     assert down.shape == (4, 3, 15) and up.shape == (4, 15, 3), "of 15 positions, 3 segments are complete"
@@ -120,6 +123,7 @@ def test_perceiver_reads_complete_segments_only():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_parameter_is_trained_by_muon_and_adamw(variant):
     from mingpt.optim import OptimConfig, make_optimizers
+
     model = small(variant).train()
     groups = parameter_groups(model)
     assert sum(len(pairs) for pairs in groups.values()) == len(list(model.parameters()))

@@ -14,9 +14,13 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "birthplace_world"
 COUNTS = {"people": 120, "train": 70, "dev": 40, "control": 40, "views": 5}  # the generator's defaults
-FILES = {"wiki.txt": COUNTS["people"] * COUNTS["views"], "birth_places_train.tsv": COUNTS["train"],
-         "birth_dev.tsv": COUNTS["dev"], "birth_control.tsv": COUNTS["control"],
-         "birth_test_inputs.tsv": COUNTS["people"] - COUNTS["train"] - COUNTS["dev"]}  # name -> lines
+FILES = {
+    "wiki.txt": COUNTS["people"] * COUNTS["views"],
+    "birth_places_train.tsv": COUNTS["train"],
+    "birth_dev.tsv": COUNTS["dev"],
+    "birth_control.tsv": COUNTS["control"],
+    "birth_test_inputs.tsv": COUNTS["people"] - COUNTS["train"] - COUNTS["dev"],
+}  # name -> lines
 VISIBLE = 112  # characters of a document that CharCorruptionDataset can show at block size 128
 
 
@@ -61,6 +65,7 @@ def everyone(seed=0):
 
 # ---- the committed files ----
 
+
 def test_committed_files_are_what_the_generator_writes():
     files = world.generate()
     assert sorted(files) == sorted(FILES)
@@ -93,8 +98,9 @@ def test_readme_states_the_counts_and_the_range_of_lengths():
 
 
 def test_the_sets_of_people_are_disjoint_and_only_control_is_unread():
-    train, dev, control = ([name for name, _ in pairs(file)] for file in
-                           ("birth_places_train.tsv", "birth_dev.tsv", "birth_control.tsv"))
+    train, dev, control = (
+        [name for name, _ in pairs(file)] for file in ("birth_places_train.tsv", "birth_dev.tsv", "birth_control.tsv")
+    )
     test = [re.fullmatch(r"Where was (.+) born\?", line)[1] for line in read("birth_test_inputs.tsv")]
     everybody = train + dev + test + control
     assert len(set(everybody)) == len(everybody) == COUNTS["people"] + COUNTS["control"]
@@ -172,12 +178,15 @@ def test_a_vocabulary_made_of_the_documents_spells_every_question_and_answer():
 
 # ---- the place depends on nothing ----
 
+
 def mutual_information(left, right):
     """I(left; right) in nats, of two equally long lists, from their joint frequencies."""
     n = len(left)
     p_left, p_right = Counter(left), Counter(right)
-    return sum(count / n * math.log(count * n / (p_left[a] * p_right[b]))
-               for (a, b), count in Counter(zip(left, right)).items())
+    return sum(
+        count / n * math.log(count * n / (p_left[a] * p_right[b]))
+        for (a, b), count in Counter(zip(left, right)).items()
+    )
 
 
 def test_mutual_information_sees_dependence():
@@ -189,8 +198,14 @@ def test_mutual_information_sees_dependence():
 @pytest.mark.parametrize("attribute", ["given", "surname", "initial", "job", "decade", "template"])
 def test_place_is_independent_of_everything_else(attribute):
     """No more mutual information than shuffled places have (it is never 0 for few samples of many values)."""
-    value = {"given": lambda p: p.given, "surname": lambda p: p.surname, "initial": lambda p: p.surname[0],
-             "job": lambda p: p.job, "decade": lambda p: p.birth // 10, "template": lambda p: p.templates[0]}[attribute]
+    value = {
+        "given": lambda p: p.given,
+        "surname": lambda p: p.surname,
+        "initial": lambda p: p.surname[0],
+        "job": lambda p: p.job,
+        "decade": lambda p: p.birth // 10,
+        "template": lambda p: p.templates[0],
+    }[attribute]
     people = everyone()
     values, places = [value(person) for person in people], [person.place for person in people]
     observed = mutual_information(values, places)
@@ -224,21 +239,35 @@ def test_a_name_part_predicts_no_better_than_the_majority(part):
 
 # ---- the wordings and the lists ----
 
+
 def test_templates_are_varied_and_every_one_is_used():
     assert len(world.TEMPLATES) >= 25 and len(set(world.TEMPLATES)) == len(world.TEMPLATES)
     assert all(template.count("{place}") == 1 for template in world.TEMPLATES)
-    used = {index for group, people in world.draw_people(0, **COUNTS).items() if group != "control"
-            for person in people for index in person.templates}
+    used = {
+        index
+        for group, people in world.draw_people(0, **COUNTS).items()
+        if group != "control"
+        for person in people
+        for index in person.templates
+    }
     assert used == set(range(len(world.TEMPLATES)))
 
 
 def test_the_longest_words_leave_every_birthplace_visible():
     """The worst case of every template, whatever the seed."""
-    longest = {key: max(values, key=len) for key, values in
-               {"given": world.WOMEN, "surname": world.SURNAMES, "place": world.PLACES, "other": world.PLACES,
-                "job": world.PROFESSIONS}.items()}
-    person = world.Person(**longest, date="28 September 1930", birth=1930, death=2015,
-                          templates=tuple(range(len(world.TEMPLATES))))
+    longest = {
+        key: max(values, key=len)
+        for key, values in {
+            "given": world.WOMEN,
+            "surname": world.SURNAMES,
+            "place": world.PLACES,
+            "other": world.PLACES,
+            "job": world.PROFESSIONS,
+        }.items()
+    }
+    person = world.Person(
+        **longest, date="28 September 1930", birth=1930, death=2015, templates=tuple(range(len(world.TEMPLATES)))
+    )
     for line in person.documents:
         assert line.rindex(person.place) + len(person.place) <= VISIBLE
 
@@ -265,26 +294,50 @@ def test_lists_have_no_repeats_and_no_surname_begins_another():
 
 # ---- the generator ----
 
+
 def test_the_seed_decides_everything_and_the_hash_order_nothing():
-    code = (f"import hashlib, sys; sys.path.insert(0, {str(FOLDER)!r}); sys.dont_write_bytecode = True;"
-            "import generate; print(hashlib.sha256(repr(generate.generate(seed=7)).encode()).hexdigest())")
-    digests = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                              env={**os.environ, "PYTHONHASHSEED": hash_seed}).stdout for hash_seed in ("1", "2")}
+    code = (
+        f"import hashlib, sys; sys.path.insert(0, {str(FOLDER)!r}); sys.dont_write_bytecode = True;"
+        "import generate; print(hashlib.sha256(repr(generate.generate(seed=7)).encode()).hexdigest())"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
     assert len(digests) == 1
     assert world.generate(seed=7) == world.generate(seed=7) != world.generate(seed=8)
 
 
-@pytest.mark.parametrize("counts", [
-    {"people": 40, "train": 20, "dev": 20, "control": 10, "views": 5},  # dev as large as train, nobody left for test
-    {"people": 40, "train": 5, "dev": 30, "control": 30, "views": 8},  # fewer places in train than dev has people
-    {"people": 2000, "train": 500, "dev": 100, "control": 500, "views": 1},
-])
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {
+            "people": 40,
+            "train": 20,
+            "dev": 20,
+            "control": 10,
+            "views": 5,
+        },  # dev as large as train, nobody left for test
+        {"people": 40, "train": 5, "dev": 30, "control": 30, "views": 8},  # fewer places in train than dev has people
+        {"people": 2000, "train": 500, "dev": 100, "control": 500, "views": 1},
+    ],
+)
 def test_other_counts_keep_the_promises(counts):
     files = world.generate(seed=3, **counts)
     sizes = {name: len(text.splitlines()) for name, text in files.items()}
-    assert sizes == {"wiki.txt": counts["people"] * counts["views"], "birth_places_train.tsv": counts["train"],
-                     "birth_dev.tsv": counts["dev"], "birth_control.tsv": counts["control"],
-                     "birth_test_inputs.tsv": counts["people"] - counts["train"] - counts["dev"]}
+    assert sizes == {
+        "wiki.txt": counts["people"] * counts["views"],
+        "birth_places_train.tsv": counts["train"],
+        "birth_dev.tsv": counts["dev"],
+        "birth_control.tsv": counts["control"],
+        "birth_test_inputs.tsv": counts["people"] - counts["train"] - counts["dev"],
+    }
     places = {name: {line.split("\t")[1] for line in files[name].splitlines()} for name in world.ANSWERED}
     assert places["birth_dev.tsv"] | places["birth_control.tsv"] <= places["birth_places_train.tsv"]
     for line in files["birth_control.tsv"].splitlines():
@@ -297,20 +350,30 @@ def test_places_are_shared_out_by_largest_remainder():
     assert world.draw_places(random.Random(0), 0, ["London"]) == []
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"seed": -1}, "seed = -1: must be 0 or more (random.Random takes -1 for 1)"),
-    ({"train": 0}, "train = 0: must be at least 1"),
-    ({"dev": -5}, "dev = -5: must be at least 1"),
-    ({"control": 0}, "control = 0: must be at least 1"),
-    ({"views": 0}, "views = 0: must be at least 1"),
-    ({"views": 37}, "views = 37: there are only 36 wordings, and nobody gets one twice"),
-    ({"people": 300, "train": 250, "dev": 100}, "train + dev = 350: more than the 300 people read about; raise people"),
-    ({"people": 24001}, "people = 24001: there are only 24000 names; ask for fewer people"),
-    ({"people": 2, "train": 1, "dev": 1, "control": 9},
-     "control = 9: the names of the 2 people read about leave only 2 new combinations; ask for fewer"),
-    ({"people": 2, "train": 1, "dev": 1, "control": 1, "views": 1},
-     "no document has '?W', which the questions have; raise people or views, or take another seed"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"seed": -1}, "seed = -1: must be 0 or more (random.Random takes -1 for 1)"),
+        ({"train": 0}, "train = 0: must be at least 1"),
+        ({"dev": -5}, "dev = -5: must be at least 1"),
+        ({"control": 0}, "control = 0: must be at least 1"),
+        ({"views": 0}, "views = 0: must be at least 1"),
+        ({"views": 37}, "views = 37: there are only 36 wordings, and nobody gets one twice"),
+        (
+            {"people": 300, "train": 250, "dev": 100},
+            "train + dev = 350: more than the 300 people read about; raise people",
+        ),
+        ({"people": 24001}, "people = 24001: there are only 24000 names; ask for fewer people"),
+        (
+            {"people": 2, "train": 1, "dev": 1, "control": 9},
+            "control = 9: the names of the 2 people read about leave only 2 new combinations; ask for fewer",
+        ),
+        (
+            {"people": 2, "train": 1, "dev": 1, "control": 1, "views": 1},
+            "no document has '?W', which the questions have; raise people or views, or take another seed",
+        ),
+    ],
+)
 def test_bad_arguments_are_one_line_errors(arguments, message, capsys, tmp_path):
     with pytest.raises(ValueError) as error:
         world.generate(**arguments)
@@ -328,7 +391,8 @@ def test_command_line_writes_the_files_and_says_so(tmp_path, capsys):
     world.main(["--people", "50", "--train", "20", "--dev", "10", "--control", "5", "--out", str(tmp_path / "new")])
     files = world.generate(people=50, train=20, dev=10, control=5)
     assert {path.name: path.read_bytes() for path in (tmp_path / "new").glob("*.t*")} == {
-        name: text.encode("utf-8") for name, text in files.items()}
+        name: text.encode("utf-8") for name, text in files.items()
+    }
     said = capsys.readouterr().out.splitlines()
     (tmp_path / "wiki.txt").write_text("the assignment's own")
     for _ in range(2):  # what the first call wrote may be replaced by the second

@@ -21,19 +21,22 @@ import numpy as np
 import pytest
 import torch
 
-from mingpt.pretrained import tokenizer_files as bpe_files
-from mingpt.fast import bpe_split
-from mingpt.bpe import BPETokenizer
-from mingpt.pretrained.tokenizer_files import byte_to_char
-from mingpt.fast.bpe_split import split_text
+from mingpt import fast
+from mingpt.bpe import BPETokenizer, split_text
 from mingpt.char import CharTokenizer
-from mingpt.support.files import cache_folder
+from mingpt.fast import bpe_split
 from mingpt.model import GPT
+from mingpt.pretrained import tokenizer_files as bpe_files
+from mingpt.pretrained.tokenizer_files import byte_to_char
+from mingpt.support.files import cache_folder
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 FULL = bool(os.environ.get("MINGPT_FULL_TESTS"))
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-CORPUS = "the cat sat on the mat, the cat's hat; a naïve 'thé' at 12:30 — 猫が座った。 " * 3 + "\n\n  def f(x):\n\treturn x\n"
+CORPUS = (
+    "the cat sat on the mat, the cat's hat; a naïve 'thé' at 12:30 — 猫が座った。 " * 3
+    + "\n\n  def f(x):\n\treturn x\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,7 @@ def gpt2(gpt2_files):
 @pytest.fixture(scope="module")
 def tiktoken_gpt2(gpt2_files):
     tiktoken = pytest.importorskip("tiktoken")
-    import tiktoken.load
+    pytest.importorskip("tiktoken.load")
 
     vocab_json, merges_txt = map(str, gpt2_files)
     ranks = tiktoken.load.data_gym_to_mergeable_bpe_ranks(merges_txt, vocab_json)
@@ -91,6 +94,12 @@ def random_text(rng, characters):
 # ------------------------------------------------------------------------------------------------------ splitting
 
 
+@pytest.fixture(params=["fast", "plain"])
+def way(request, monkeypatch):
+    monkeypatch.setattr(fast, "_on", request.param == "fast")
+
+
+@pytest.mark.usefixtures("way")
 def test_split_by_example():
     assert split_text("Hello  world's 12½ naïve!!\n\n  x") == [
         "Hello", " ", " world", "'s", " 12½", " naïve", "!!", "\n\n ", " x",
@@ -100,11 +109,13 @@ def test_split_by_example():
     assert split_text("") == []
 
 
+@pytest.mark.usefixtures("way")
 def test_split_high_characters():
     # a letter, a number and an emoji above U+FFFF, next to low ones of their class and of another
     assert split_text("a𝒜b 𝒜a 1𝟘 𝟘1 !😀! 😀!𝒜1") == ["a𝒜b", " 𝒜a", " 1𝟘", " 𝟘1", " !😀!", " 😀!", "𝒜", "1"]
 
 
+@pytest.mark.usefixtures("way")
 def test_split_like_the_regex_package(characters):
     pattern = pytest.importorskip("regex").compile(GPT2_PATTERN)
     everything = " ".join(characters) + characters
@@ -185,7 +196,7 @@ def test_ids_are_tiktokens_on_shared_texts(gpt2, tiktoken_gpt2, folder):
 
 def test_every_gpt2_token_merges_back_to_itself(gpt2):
     tokens = gpt2.tokens[:-1]
-    assert gpt2._merger.words(tokens) == [(id,) for id in range(len(tokens))]
+    assert gpt2._fast.words(tokens) == [(id,) for id in range(len(tokens))]
 
 
 def test_all_ways_to_merge_agree(small, characters):
@@ -193,8 +204,8 @@ def test_all_ways_to_merge_agree(small, characters):
     words = [random_text(rng, characters).encode() for _ in range(300)]
     words += ["".join(rng.choices("theca ", k=rng.randint(1, 700))).encode() for _ in range(100)]
     words += [b"t" * n for n in range(1, 400, 7)]
-    one_by_one = [tuple(small._merger.word([small._byte_ids[byte] for byte in word])) for word in words]
-    assert small._merger.words(words) == one_by_one
+    one_by_one = [tuple(small._fast.word([small._byte_ids[byte] for byte in word])) for word in words]
+    assert small._fast.words(words) == one_by_one
     for text in (CORPUS, "ttt the", "a" * 500, "thecat" * 80):
         assert [id for work in small.show_work(text) for id in work.ids] == small.encode(text)
 
@@ -207,8 +218,16 @@ def test_merges_in_an_odd_order():
     for text in ("ababab", "abaab", "ab" * 40, " ".join(["aba", "abab"] * 40)):
         assert [id for work in tokenizer.show_work(text) for id in work.ids] == tokenizer.encode(text)
     words = [b"ab" * n for n in range(1, 60)]
-    one_by_one = [tuple(tokenizer._merger.word(list(word))) for word in words]
-    assert tokenizer._merger.words(words) == one_by_one
+    one_by_one = [tuple(tokenizer._fast.word(list(word))) for word in words]
+    assert tokenizer._fast.words(words) == one_by_one
+
+
+def test_the_plain_way_encodes_alike(small, characters):
+    rng = random.Random(4)
+    texts = [CORPUS[:2000], *(random_text(rng, characters) for _ in range(300))]
+    ids = [small.encode(text, "all") for text in texts]
+    with fast.plain():
+        assert [small.encode(text, "all") for text in texts] == ids
 
 
 def test_show_work(gpt2):
@@ -255,7 +274,7 @@ def test_long_words_take_a_linear_number_of_steps(small, letters, monkeypatch):
         steps += 1
         return pop(heap)
 
-    monkeypatch.setattr("mingpt.fast.bpe_merge.heapq.heappop", counted)
+    monkeypatch.setattr("mingpt.fast.bpe_encode.heapq.heappop", counted)
     for n in (1_000, 10_000, 40_000):
         text, steps = letters * (n // len(letters)), 0
         assert small.decode(small.encode(text)) == text
@@ -281,9 +300,9 @@ def test_cache_is_bounded(small):
     for _ in range(300):
         text = " ".join("".join(rng.choices("abcdefgh", k=9)) for _ in range(20))
         assert tokenizer.encode(text) == small.encode(text)
-        assert sum(map(len, tokenizer._cache)) <= 1000
+        assert sum(map(len, tokenizer._fast.cache)) <= 1000
     tokenizer.encode("x" * 100_000)
-    assert not tokenizer._cache
+    assert not tokenizer._fast.cache
 
 
 # ---------------------------------------------------------------------------------------------------------- files
@@ -395,20 +414,49 @@ def test_bad_ids(small, ids, message):
             decode(ids)
 
 
-@pytest.mark.parametrize("batch", [
-    [[1, 2], [3, 4]], [[1], [2]], [(1, 2)], np.array([[1, 2], [3, 4]]), np.array([[1], [2]]), torch.tensor([[1, 2]]),
-    torch.tensor([[1], [2]]), [np.array([1, 2])], [torch.tensor([1, 2])], torch.ones(2, 2, dtype=torch.bool)])
+@pytest.mark.parametrize(
+    "batch",
+    [
+        [[1, 2], [3, 4]],
+        [[1], [2]],
+        [(1, 2)],
+        np.array([[1, 2], [3, 4]]),
+        np.array([[1], [2]]),
+        torch.tensor([[1, 2]]),
+        torch.tensor([[1], [2]]),
+        [np.array([1, 2])],
+        [torch.tensor([1, 2])],
+        torch.ones(2, 2, dtype=torch.bool),
+    ],
+)
 def test_a_batch_is_not_decoded_as_one_text(small, batch):
     for tokenizer in (small, CharTokenizer("abcdefgh")):
         with pytest.raises(ValueError, match="not a batch of [12] such; decode one at a time") as error:
             tokenizer.decode(batch)
         assert "\n" not in str(error.value)
-        assert [tokenizer.decode(row) for row in ([1, 2], np.array([1, 2], np.uint16), torch.tensor([1, 2]))] == \
-            [tokenizer.decode(iter((1, 2)))] * 3
+        assert [tokenizer.decode(row) for row in ([1, 2], np.array([1, 2], np.uint16), torch.tensor([1, 2]))] == [
+            tokenizer.decode(iter((1, 2)))
+        ] * 3
 
 
-@pytest.mark.parametrize("ids", [None, 5, "ab", b"ab", 1.5, [None], [True], [1, "2"], np.array(3), torch.tensor([0.5]),
-                                 torch.tensor([True]), [10**5000], [-(2**70)]])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        None,
+        5,
+        "ab",
+        b"ab",
+        1.5,
+        [None],
+        [True],
+        [1, "2"],
+        np.array(3),
+        torch.tensor([0.5]),
+        torch.tensor([True]),
+        [10**5000],
+        [-(2**70)],
+    ],
+)
 def test_what_is_no_sequence_of_ids_is_one_line(small, ids):
     for tokenizer in (small, CharTokenizer("abcdefgh")):
         with pytest.raises(ValueError, match="sequence of integers|out of range|outside the vocabulary") as error:
@@ -417,26 +465,29 @@ def test_what_is_no_sequence_of_ids_is_one_line(small, ids):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("call, message", [
-    (lambda: BPETokenizer.train(None, 300), "the texts are a NoneType; give a string"),
-    (lambda: BPETokenizer.train(5, 300), "the texts are a int"),
-    (lambda: BPETokenizer.train([None], 300, progress=False), "text is a NoneType"),
-    (lambda: BPETokenizer.train("text", "300"), "vocab_size is '300'; it has to be a whole number"),
-    (lambda: BPETokenizer.train("text", 300.5), "vocab_size is 300.5"),
-    (lambda: BPETokenizer.train("text", None), "vocab_size is None"),
-    (lambda: BPETokenizer.train("text", 300, None), "names of special tokens are None"),
-    (lambda: BPETokenizer.train("text", 300, [5]), "names of special tokens are .5."),
-    (lambda: BPETokenizer(None, []), "`tokens` is a list of bytes"),
-    (lambda: BPETokenizer(["a"], []), "`tokens` is a list of bytes"),
-    (lambda: BPETokenizer([bytes([b]) for b in range(256)], None), "`merges` a list of pairs"),
-    (lambda: BPETokenizer([bytes([b]) for b in range(256)], [(1, 2, 3)]), "`merges` a list of pairs"),
-    (lambda: BPETokenizer([bytes([b]) for b in range(256)], [("a", "b")]), "`merges` a list of pairs"),
-    (lambda: BPETokenizer([bytes([b]) for b in range(256)], [], 5), "`special_tokens` a mapping"),
-    (lambda: BPETokenizer([bytes([b]) for b in range(256)], [], {"\ud800": 5}), "`special_tokens` a mapping"),
-    (lambda: BPETokenizer.from_files(None, 5), "a NoneType is no path"),
-    (lambda: BPETokenizer.from_pretrained(None), "no pretrained tokenizer is called None"),
-    (lambda: BPETokenizer.from_pretrained(["gpt2"]), "no pretrained tokenizer is called .'gpt2'."),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: BPETokenizer.train(None, 300), "the texts are a NoneType; give a string"),
+        (lambda: BPETokenizer.train(5, 300), "the texts are a int"),
+        (lambda: BPETokenizer.train([None], 300, progress=False), "text is a NoneType"),
+        (lambda: BPETokenizer.train("text", "300"), "vocab_size is '300'; it has to be a whole number"),
+        (lambda: BPETokenizer.train("text", 300.5), "vocab_size is 300.5"),
+        (lambda: BPETokenizer.train("text", None), "vocab_size is None"),
+        (lambda: BPETokenizer.train("text", 300, None), "names of special tokens are None"),
+        (lambda: BPETokenizer.train("text", 300, [5]), "names of special tokens are .5."),
+        (lambda: BPETokenizer(None, []), "`tokens` is a list of bytes"),
+        (lambda: BPETokenizer(["a"], []), "`tokens` is a list of bytes"),
+        (lambda: BPETokenizer([bytes([b]) for b in range(256)], None), "`merges` a list of pairs"),
+        (lambda: BPETokenizer([bytes([b]) for b in range(256)], [(1, 2, 3)]), "`merges` a list of pairs"),
+        (lambda: BPETokenizer([bytes([b]) for b in range(256)], [("a", "b")]), "`merges` a list of pairs"),
+        (lambda: BPETokenizer([bytes([b]) for b in range(256)], [], 5), "`special_tokens` a mapping"),
+        (lambda: BPETokenizer([bytes([b]) for b in range(256)], [], {"\ud800": 5}), "`special_tokens` a mapping"),
+        (lambda: BPETokenizer.from_files(None, 5), "a NoneType is no path"),
+        (lambda: BPETokenizer.from_pretrained(None), "no pretrained tokenizer is called None"),
+        (lambda: BPETokenizer.from_pretrained(["gpt2"]), "no pretrained tokenizer is called .'gpt2'."),
+    ],
+)
 def test_another_type_is_one_line(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()

@@ -7,39 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from mingpt.bpe import BPETokenizer, count_words, learn_merges
-from mingpt.pretrained.tokenizer_files import byte_to_char
-from mingpt.fast.bpe_split import split_text
+from mingpt import fast
+from mingpt.bpe import BPETokenizer, count_words, learn_merges, split_text
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
-PROSE = Path(__file__).read_text("utf-8") + "In the beginning there was the word, the naïve word: слово, 猫猫猫, aaaaaaa. " * 9
+PROSE = (
+    Path(__file__).read_text("utf-8")
+    + "In the beginning there was the word, the naïve word: слово, 猫猫猫, aaaaaaa. " * 9
+)
 
 
 def textbook_merges(text, n_merges):
-    """Count every pair of every pre-token anew for each merge; the specification of `learn_merges`."""
-    byte_ids = {byte: id for id, byte in enumerate(byte_to_char())}
-    tokens = [bytes([byte]) for byte in byte_ids]
-    words = [[byte_ids[byte] for byte in word.encode()] for word in split_text(text)]
-    merges = []
-    while len(merges) < n_merges:
-        counts = Counter(pair for ids in words for pair in zip(ids, ids[1:]))
-        counts = {pair: n for pair, n in counts.items() if tokens[pair[0]] + tokens[pair[1]] not in tokens}
-        if not counts:
-            break
-        best = min(counts, key=lambda pair: (-counts[pair], pair))
-        for ids in words:
-            i = 0
-            while i + 1 < len(ids):
-                if (ids[i], ids[i + 1]) == best:
-                    ids[i : i + 2] = [len(tokens)]
-                i += 1
-        tokens.append(tokens[best[0]] + tokens[best[1]])
-        merges.append(best)
-    return tokens, merges
+    """The plain way: all pairs are counted anew for each merge."""
+    with fast.plain():
+        return learn_merges(count_words([text]), n_merges)
 
 
-def test_a_worked_example():
+@pytest.mark.parametrize("way", ["fast", "plain"])
+def test_a_worked_example(way, monkeypatch):
+    monkeypatch.setattr(fast, "_on", way == "fast")
     # "low" 5 times, "lower" 2, "newest" 6, "widest" 3: Sennrich et al. 2016, figure 1, with bytes for characters
     text = "low," * 5 + "lower," * 2 + "newest," * 6 + "widest," * 3
     tokenizer = BPETokenizer.train(text, 256 + 4, progress=False)
@@ -79,9 +66,10 @@ def test_a_stream_is_read_once_and_counts_the_same():
     stream = (read.append(line) or line for line in lines)
     assert count_words(stream) == sum((Counter(split_text(line)) for line in lines), Counter())
     assert read == lines
-    assert BPETokenizer.train(iter(lines), 300, progress=False).merges == BPETokenizer.train(
-        lines, 300, progress=False
-    ).merges
+    assert (
+        BPETokenizer.train(iter(lines), 300, progress=False).merges
+        == BPETokenizer.train(lines, 300, progress=False).merges
+    )
 
 
 def test_order_of_the_texts_does_not_matter():

@@ -37,8 +37,14 @@ def test_mistakes_are_named():
         CharTokenizer("")
     with pytest.raises(ValueError, match="'ab' is not a single character"):
         CharTokenizer(["ab"])
-    for wrong, message in ((None, "the characters are a NoneType"), (5, "the characters are a int"), (b"ab", "are a bytes"),
-                           ([1], "1 is not a single"), ({"a": 1}, "are a dict"), (["x" * 10**5], "xxx' is not a single")):
+    for wrong, message in (
+        (None, "the characters are a NoneType"),
+        (5, "the characters are a int"),
+        (b"ab", "are a bytes"),
+        ([1], "1 is not a single"),
+        ({"a": 1}, "are a dict"),
+        (["x" * 10**5], "xxx' is not a single"),
+    ):
         with pytest.raises(ValueError, match=message) as error:
             CharTokenizer(wrong)
         assert len(str(error.value)) < 200

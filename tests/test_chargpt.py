@@ -1,4 +1,6 @@
-"""chargpt: tokens on disk, windows of them, training, resuming, sampling, mistakes, and what is left when a run is broken off."""
+"""chargpt: tokens on disk, windows of them, training, resuming, sampling, mistakes,
+and what is left when a run is broken off.
+"""
 
 import json
 import os
@@ -16,13 +18,21 @@ import torch
 
 from mingpt.batches import Batches
 from mingpt.bpe import BPETokenizer
+from mingpt.model import GPT
 from mingpt.support.checkpoints import fingerprint, load_torch, save_torch
 from mingpt.support.files import own_folder, read_json, read_text, try_lock, write_json
-from mingpt.model import GPT
 from mingpt.trainer import Trainer
 from projects.chargpt import run as chargpt
-from projects.chargpt.corpus import (Windows, alphabet, char_encoder, find_text, read_description, read_pieces, tokens_are_whole,
-                                     write_tokens)
+from projects.chargpt.corpus import (
+    Windows,
+    alphabet,
+    char_encoder,
+    find_text,
+    read_description,
+    read_pieces,
+    tokens_are_whole,
+    write_tokens,
+)
 from projects.chargpt.replacing import BESIDE
 from projects.chargpt.run import Corpus, Sampling, load_model, main, make_trainer, read_run, resumed_run, split
 
@@ -31,7 +41,9 @@ TEXT = "Zoë saw a 😀 in Łódź, twice!\n\n  Then she\twent   home. " * 200
 
 def run(*words):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["run.py", *map(os.fspath, map(lambda w: w if isinstance(w, Path) else str(w), words))])
+        patch.setattr(
+            sys, "argv", ["run.py", *(os.fspath(w) if isinstance(w, Path) else str(w) for w in words)]
+        )
         main()
 
 
@@ -42,7 +54,19 @@ def file(tmp_path):
     return path
 
 
-SMALL = ("--quick", "--device", "cpu", "--dtype", "float32", "--max_iters", "4", "--checkpoint_interval", "2", "--max_new_tokens", "9")
+SMALL = (
+    "--quick",
+    "--device",
+    "cpu",
+    "--dtype",
+    "float32",
+    "--max_iters",
+    "4",
+    "--checkpoint_interval",
+    "2",
+    "--max_new_tokens",
+    "9",
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +88,11 @@ def model(trained, tmp_path, monkeypatch):
 
 def content(folder) -> dict:
     """All files in a folder but the list of those that are ours."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")
-            if path.is_file() and path.name != ".written"}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".written"
+    }
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 10**6])
@@ -155,14 +182,20 @@ def test_train_resume_and_sample(tmp_path, file, options, monkeypatch, capsys):
     assert f"held out: {held_out} nats" in capsys.readouterr().out, "a finished run says the same again"
     run("sample", "--out", out, "--prompt", "Zoë", "--max_new_tokens", "30", "--samples", "2", "--device", "cpu")
     written = read_text(out / "sample.txt")
-    assert written.count("Zoë") >= 2 and "----" in written and written.strip() in capsys.readouterr().out.replace("\r", "\n")
+    assert (
+        written.count("Zoë") >= 2
+        and "----" in written
+        and written.strip() in capsys.readouterr().out.replace("\r", "\n")
+    )
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, file, monkeypatch):
     monkeypatch.setattr(chargpt, "plot_losses", lambda out: None)
 
     def train(name, *words):
-        run("train", file, "--quick", "--out", tmp_path / name, "--device", "cpu", "--checkpoint_interval", "10", *words)
+        run(
+            "train", file, "--quick", "--out", tmp_path / name, "--device", "cpu", "--checkpoint_interval", "10", *words
+        )
         lines = [json.loads(line) for line in read_text(tmp_path / name / "metrics.jsonl").splitlines()]
         return [line["loss"] for line in lines if "loss" in line]
 
@@ -196,12 +229,18 @@ def test_another_text_is_not_taken_for_the_one_before(model, file, error_line):
         shutil.copy(model / name, model.parent / name)
         (model / name).write_bytes(before[name])
     assert "trained on another text than the tokens there" in error_line(run, "sample", "--out", model)
-    assert "the content of the text differs; the content of the tokens differs" in error_line(run, "train", "--resume", "--out", model)
+    assert "the content of the text differs; the content of the tokens differs" in error_line(
+        run, "train", "--resume", "--out", model
+    )
 
 
 def test_the_preset_gpt2_is_gpt2(monkeypatch):
     seen = {}
-    monkeypatch.setattr(chargpt, "train", lambda asked, *rest: seen.update(Corpus=asked.corpus, Model=asked.model, Training=asked.training))
+    monkeypatch.setattr(
+        chargpt,
+        "train",
+        lambda asked, *rest: seen.update(Corpus=asked.corpus, Model=asked.model, Training=asked.training),
+    )
     run("train", "x", "--preset", "gpt2", "--block_size", "512")
     assert seen["Corpus"].tokenizer == "gpt2" and seen["Training"].optimizer == "adamw"
     assert (seen["Model"].positions, seen["Model"].block_size) == ("learned", 512), "a flag has the last word"
@@ -237,15 +276,17 @@ def test_mistakes_are_one_line(tmp_path, file, capsys):
     (tmp_path / "latin.txt").write_bytes("Zoë".encode("latin-1") * 100)
     (tmp_path / "empty.txt").write_bytes(b"")
     (tmp_path / "folder").mkdir()
-    for words, message in ((("train", tmp_path / "none.txt"), "none.txt: no such file or folder"),
-                           (("train", tmp_path / "latin.txt"), "latin.txt:1: not UTF-8 text"),
-                           (("train", tmp_path / "empty.txt"), "the text is empty"),
-                           (("train", tmp_path / "folder"), "no *.txt in this folder"),
-                           (("train", file, "--block_size", "4000"), "which are fewer than one window of --block_size 4000"),
-                           (("train", file, "--tokenizer", "words"), "--tokenizer is 'words'; it must be"),
-                           (("train", file, "--preset", "huge"), "no preset is called 'huge'"),
-                           (("sample", file), "sample takes no text"),
-                           (("sample",), "nothing has been trained here")):
+    for words, message in (
+        (("train", tmp_path / "none.txt"), "none.txt: no such file or folder"),
+        (("train", tmp_path / "latin.txt"), "latin.txt:1: not UTF-8 text"),
+        (("train", tmp_path / "empty.txt"), "the text is empty"),
+        (("train", tmp_path / "folder"), "no *.txt in this folder"),
+        (("train", file, "--block_size", "4000"), "which are fewer than one window of --block_size 4000"),
+        (("train", file, "--tokenizer", "words"), "--tokenizer is 'words'; it must be"),
+        (("train", file, "--preset", "huge"), "no preset is called 'huge'"),
+        (("sample", file), "sample takes no text"),
+        (("sample",), "nothing has been trained here"),
+    ):
         with pytest.raises(SystemExit) as exit:
             run(*words, "--out", tmp_path / "out" / str(len(message)))
         err = capsys.readouterr().err.strip().splitlines()
@@ -270,7 +311,12 @@ def test_what_is_no_text_of_the_user_is_left_out_and_named(tmp_path, monkeypatch
     Path("sub").mkdir()
     Path("sub/a.txt").write_text("Then she went home. " * 100)
     Path(".git").mkdir()
-    for name, data in ((".git/x.txt", b"git"), (".hidden.txt", b"hidden"), ("latin.txt", b"caf\xe9" * 9), ("zeros.txt", b"a\0b\0")):
+    for name, data in (
+        (".git/x.txt", b"git"),
+        (".hidden.txt", b"hidden"),
+        ("latin.txt", b"caf\xe9" * 9),
+        ("zeros.txt", b"a\0b\0"),
+    ):
         Path(name).write_bytes(data)
     command = ("train", ".", *SMALL, "--tokenizer", "bpe", "--vocab_size", "260")
     run(*command)
@@ -282,8 +328,16 @@ def test_what_is_no_text_of_the_user_is_left_out_and_named(tmp_path, monkeypatch
     run(*command, "--out", ".")  # the outputs lie among the texts, and those of the first run in a folder beside
     assert read_description(".").text_sha256 == before.text_sha256
     text = find_text(".", out=".")
-    assert "sample.txt (written by this program)" in text.left_out and "merges.txt (written by this program)" in text.left_out
-    assert text.sha256 == find_text(".", out="other").sha256 == find_text(".", out="out/chargpt").sha256 == before.text_sha256
+    assert (
+        "sample.txt (written by this program)" in text.left_out
+        and "merges.txt (written by this program)" in text.left_out
+    )
+    assert (
+        text.sha256
+        == find_text(".", out="other").sha256
+        == find_text(".", out="out/chargpt").sha256
+        == before.text_sha256
+    )
 
 
 @pytest.mark.parametrize("pattern", ["/etc/*", "../*.txt", "a/../../*.txt", ""])
@@ -294,10 +348,12 @@ def test_a_pattern_stays_in_the_folder(pattern):
 
 def test_utf16_and_bytes_that_are_no_text_are_named_with_their_line(tmp_path):
     path = tmp_path / "text.txt"
-    for data, size, message in (("one\ntwo\n".encode("utf-16-le"), 100, "text.txt:1: holds zero bytes, so it is no text, or UTF-16"),
-                                (b"one\ntwo\nth\0ree", 3, "text.txt:3: holds zero bytes"),
-                                (b"one\ntwo\ncaf\xe9\n", 3, "text.txt:3: not UTF-8 text"),
-                                (b"one\ntwo\ncaf\xc3", 100, "text.txt:3: not UTF-8 text")):
+    for data, size, message in (
+        ("one\ntwo\n".encode("utf-16-le"), 100, "text.txt:1: holds zero bytes, so it is no text, or UTF-16"),
+        (b"one\ntwo\nth\0ree", 3, "text.txt:3: holds zero bytes"),
+        (b"one\ntwo\ncaf\xe9\n", 3, "text.txt:3: not UTF-8 text"),
+        (b"one\ntwo\ncaf\xc3", 100, "text.txt:3: not UTF-8 text"),
+    ):
         path.write_bytes(data)
         with pytest.raises(ValueError, match=message):
             list(read_pieces([path], size))
@@ -321,9 +377,15 @@ def test_names_that_are_not_utf8(tmp_path, monkeypatch, error_line):
 def test_a_text_that_is_too_short_says_for_what():
     assert split(5000, 0.05, 128) == 4750
     for count, held_out, message in (
-            (2000, 0.05, "2,000 tokens; with --held_out 0.05, those held out are 100, which are fewer than one window of --block_size 128"),
-            (2000, 0.95, "2,000 tokens; with --held_out 0.95, those to train on are 100, which are fewer"),
-            (200, 0.05, "200 tokens, and two windows of --block_size 128, one to train on and one held out, take 258")):
+        (
+            2000,
+            0.05,
+            "2,000 tokens; with --held_out 0.05, those held out are 100, which are fewer than one window of "
+            "--block_size 128",
+        ),
+        (2000, 0.95, "2,000 tokens; with --held_out 0.95, those to train on are 100, which are fewer"),
+        (200, 0.05, "200 tokens, and two windows of --block_size 128, one to train on and one held out, take 258"),
+    ):
         with pytest.raises(ValueError, match=message):
             split(count, held_out, 128)
     with pytest.raises(ValueError) as raised:
@@ -352,24 +414,26 @@ def test_a_command_that_fails_leaves_the_model_as_it_was(model, file, tmp_path, 
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9" * 100)
     other = tmp_path / "other.txt"
     other.write_text("Then she went home. " * 200)
-    for words, message in ((("train", tmp_path / "short.txt"), "the text has 5 tokens"),
-                           (("train", tmp_path / "latin.txt"), "not UTF-8"),
-                           (("train", other, "--prompt", "ß"), "--prompt: the character 'ß'"),
-                           (("train", other, "--block_size", "4000"), "--block_size 4000"),
-                           (("train", other, "--top_p", "2"), "--top_p is 2.0"),
-                           (("train", other, "--dtype", "int"), "dtype is 'int'"),
-                           (("train", other, "--device", "nonsense"), "device 'nonsense'"),
-                           (("train", other, "--tokenizer", "bpe", "--vocab_size", "9"), "--vocab_size is 9"),
-                           (("train", other, "--learning_rate", "nan"), "argument --learning_rate: 'nan' is not finite"),
-                           (("train", other, "--seed", "99999999999999999999"), "argument --seed: '99999999999999999999' is out of range"),
-                           (("train", other, "--resume"), "other.txt: not the text of the run in"),
-                           (("train", "--resume", "--block_size", "32"), "--block_size is 32, and the run in"),
-                           (("train", file, "--resume", "--held_out", "0.1"), "--held_out is 0.1, and the run in"),
-                           (("train", "--resume", "--tokenizer", "bpe"), "--tokenizer is 'bpe', and the run in"),
-                           (("train", "--resume", "--learning_rate", "1"), "--learning_rate is 1.0, and the run in"),
-                           (("train", "--resume", "--max_iters", "3"), "a run can be made longer, and not shorter"),
-                           (("sample", "--prompt", "ß"), "--prompt: the character 'ß'"),
-                           (("sample", "--temperature", "nan"), "argument --temperature: 'nan' is not finite")):
+    for words, message in (
+        (("train", tmp_path / "short.txt"), "the text has 5 tokens"),
+        (("train", tmp_path / "latin.txt"), "not UTF-8"),
+        (("train", other, "--prompt", "ß"), "--prompt: the character 'ß'"),
+        (("train", other, "--block_size", "4000"), "--block_size 4000"),
+        (("train", other, "--top_p", "2"), "--top_p is 2.0"),
+        (("train", other, "--dtype", "int"), "dtype is 'int'"),
+        (("train", other, "--device", "nonsense"), "device 'nonsense'"),
+        (("train", other, "--tokenizer", "bpe", "--vocab_size", "9"), "--vocab_size is 9"),
+        (("train", other, "--learning_rate", "nan"), "argument --learning_rate: 'nan' is not finite"),
+        (("train", other, "--seed", "99999999999999999999"), "argument --seed: '99999999999999999999' is out of range"),
+        (("train", other, "--resume"), "other.txt: not the text of the run in"),
+        (("train", "--resume", "--block_size", "32"), "--block_size is 32, and the run in"),
+        (("train", file, "--resume", "--held_out", "0.1"), "--held_out is 0.1, and the run in"),
+        (("train", "--resume", "--tokenizer", "bpe"), "--tokenizer is 'bpe', and the run in"),
+        (("train", "--resume", "--learning_rate", "1"), "--learning_rate is 1.0, and the run in"),
+        (("train", "--resume", "--max_iters", "3"), "a run can be made longer, and not shorter"),
+        (("sample", "--prompt", "ß"), "--prompt: the character 'ß'"),
+        (("sample", "--temperature", "nan"), "argument --temperature: 'nan' is not finite"),
+    ):
         assert message in last_line(capsys, *words, "--out", model)
         assert content(model) == before, words
     run("sample", "--out", model, "--device", "cpu")
@@ -407,7 +471,9 @@ def losses(folder) -> list[float]:
 
 
 def test_a_kill_leaves_the_old_model_or_the_new_run(model, tmp_path, monkeypatch):
-    """The folder as it is before each renaming and each removal of a new run, which a kill at that moment would leave."""
+    """The folder as it is before each renaming and each removal of a new run,
+    which a kill at that moment would leave.
+    """
     other, states = tmp_path / "other.txt", []
     other.write_text("Then she went home. " * 300)
     old = fingerprint(load_torch(model / "checkpoint.pt")["model"])
@@ -418,6 +484,7 @@ def test_a_kill_leaves_the_old_model_or_the_new_run(model, tmp_path, monkeypatch
                 states.append(tmp_path / f"state{len(states)}")
                 shutil.copytree(model, states[-1])
             return function(*arguments, **options)
+
         return call
 
     with monkeypatch.context() as patch:
@@ -445,7 +512,10 @@ def test_a_kill_leaves_the_old_model_or_the_new_run(model, tmp_path, monkeypatch
             assert not (state / "sample.txt").exists() and not (state / "loss.png").exists()
         run("train", "--resume", "--out", state)
         assert fingerprint(load_torch(state / "checkpoint.pt")["model"]) == fingerprint(new)
-        assert losses(state) == losses(model) and (state / "sample.txt").read_bytes() == (model / "sample.txt").read_bytes()
+        assert (
+            losses(state) == losses(model)
+            and (state / "sample.txt").read_bytes() == (model / "sample.txt").read_bytes()
+        )
         assert set(content(state)) == set(content(model)) and not (state / BESIDE).exists()
     assert seen == {"the old model", "the new run", "the new model"} and len(states) > 15, len(states)
 
@@ -482,7 +552,9 @@ def test_signals_lose_nothing(model, tmp_path, monkeypatch, capsys):
         return last
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        assert "no further step was done, and nothing in" in stopped(number, chargpt, "write_tokens", "train", other, *SMALL)
+        assert "no further step was done, and nothing in" in stopped(
+            number, chargpt, "write_tokens", "train", other, *SMALL
+        )
         assert content(model) == before
         assert "the model in" in stopped(number, chargpt, "load_model", "sample")
         assert content(model) == before
@@ -517,8 +589,13 @@ def test_a_full_disk_and_a_reader_that_leaves(trained, tmp_path, environment):
         """
     text = tmp_path / "other.txt"
     text.write_text("Then she went home. " * 300)
-    child = subprocess.Popen([sys.executable, "-c", script, text, out], env=environment,
-                             text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, text, out],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     child.stdout.readline()
     child.stdout.close()  # as `| head -1` does
     said = child.stderr.read()
@@ -536,10 +613,23 @@ def test_a_full_disk_and_a_reader_that_leaves(trained, tmp_path, environment):
 # One line for whatever is in a flag or a file
 
 
-@pytest.mark.parametrize("flags", [dict(temperature=-1.0), dict(temperature=1e-300), dict(temperature=float("nan")),
-                                   dict(temperature=float("inf")), dict(top_k=-1), dict(top_p=0.0), dict(top_p=1.1),
-                                   dict(top_p=float("nan")), dict(max_new_tokens=-1), dict(max_new_tokens=99999999999),
-                                   dict(samples=0), dict(samples=10**6, max_new_tokens=10**6)])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        dict(temperature=-1.0),
+        dict(temperature=1e-300),
+        dict(temperature=float("nan")),
+        dict(temperature=float("inf")),
+        dict(top_k=-1),
+        dict(top_p=0.0),
+        dict(top_p=1.1),
+        dict(top_p=float("nan")),
+        dict(max_new_tokens=-1),
+        dict(max_new_tokens=99999999999),
+        dict(samples=0),
+        dict(samples=10**6, max_new_tokens=10**6),
+    ],
+)
 def test_sampling_flags_are_checked_before_anything_else(flags):
     with pytest.raises(ValueError, match=f"--{list(flags)[-1]} is "):
         Sampling(**flags)
@@ -556,8 +646,11 @@ def test_temperature_0_takes_the_likeliest_token(model):
 
 def variants(value):
     """Other values in the place of one: of other types, and of none."""
-    return [other for other in (None, True, -1, 10**400, 0.5, float("nan"), "x", [], ["x"], {}, {"a": {}})
-            if type(other) is not type(value)]
+    return [
+        other
+        for other in (None, True, -1, 10**400, 0.5, float("nan"), "x", [], ["x"], {}, {"a": {}})
+        if type(other) is not type(value)
+    ]
 
 
 def entries(value, path=()):

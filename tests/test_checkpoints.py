@@ -66,9 +66,36 @@ def test_a_fingerprint_is_of_the_content(tmp_path):
     assert fingerprint({"x": 1, "y": [2.0, None]}) == fingerprint({"y": (2.0, None), "x": 1})
     weight = torch.arange(6.0).view(2, 3)
     assert fingerprint(weight) == fingerprint(weight.t().contiguous().t())
-    values = ["", "1", b"1", 1, 1.0, True, None, [], {}, [1, [2]], [[1], 2], ["ab", "c"], ["a", "bc"], {"a": 1}, {"a": 2}, {"b": 1},
-              {1: "a"}, weight, weight.view(3, 2), weight.half(), weight.int(), weight + 1e-6, weight[:0], torch.tensor(1.0),
-              weight.numpy().astype(np.uint16), weight.numpy(), weight.bfloat16(), weight > 2]
+    values = [
+        "",
+        "1",
+        b"1",
+        1,
+        1.0,
+        True,
+        None,
+        [],
+        {},
+        [1, [2]],
+        [[1], 2],
+        ["ab", "c"],
+        ["a", "bc"],
+        {"a": 1},
+        {"a": 2},
+        {"b": 1},
+        {1: "a"},
+        weight,
+        weight.view(3, 2),
+        weight.half(),
+        weight.int(),
+        weight + 1e-6,
+        weight[:0],
+        torch.tensor(1.0),
+        weight.numpy().astype(np.uint16),
+        weight.numpy(),
+        weight.bfloat16(),
+        weight > 2,
+    ]
     assert len({fingerprint(value) for value in values}) == len(values)
     with pytest.raises(TypeError, match="a object has no fingerprint"):
         fingerprint([object()])

@@ -33,8 +33,10 @@ def test_messages_are_printable_and_short(capsys):
     shown = capsys.readouterr().err
     assert shown.startswith("error: a\\nb\\x1b[31m\\x00xxx") and shown.count("\n") == 1 and len(shown) < 1100
     assert printable("Zürich 東京") == "Zürich 東京"
-    assert describe(OSError(28, "No space left on device", "a/b")) == \
-        "a/b: No space left on device; free some space, or write somewhere else"
+    assert (
+        describe(OSError(28, "No space left on device", "a/b"))
+        == "a/b: No space left on device; free some space, or write somewhere else"
+    )
 
 
 def test_a_want_of_memory_is_one_line(capsys):
@@ -46,7 +48,9 @@ def test_a_want_of_memory_is_one_line(capsys):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="only Linux grants memory that is not there")
-@pytest.mark.skipif(os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd"), reason="the driver of a GPU maps more than it uses")
+@pytest.mark.skipif(
+    os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd"), reason="the driver of a GPU maps more than it uses"
+)
 def test_memory_that_the_machine_does_not_have_is_refused_before_it_is_used(monkeypatch, capsys):
     import resource
 
@@ -122,6 +126,10 @@ with one_line_errors():
 """
     for number, tail in enumerate(("| head -1", ">&- 2>&-", "2>&1 | head -1")):
         path = tmp_path / str(number)
-        done = subprocess.run(["bash", "-c", f'set -o pipefail; "$1" -c "$2" "$3" {tail}', "bash", sys.executable, program, path],
-                              capture_output=True, text=True, env=environment)
+        done = subprocess.run(
+            ["bash", "-c", f'set -o pipefail; "$1" -c "$2" "$3" {tail}', "bash", sys.executable, program, path],
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
         assert path.read_text() == "done" and done.stderr == "" and done.returncode == 0, (tail, done)

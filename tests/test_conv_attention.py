@@ -8,8 +8,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mingpt.conv_attention import (AttentionAttentionNet, AttentionNet, CausalConv, ConvAttentionConfig,
-                                   ConvAttentionNet, ConvNet, Smear, SmearAttentionNet)
+from mingpt.conv_attention import (
+    AttentionAttentionNet,
+    AttentionNet,
+    CausalConv,
+    ConvAttentionConfig,
+    ConvAttentionNet,
+    ConvNet,
+    Smear,
+    SmearAttentionNet,
+)
 from mingpt.interpret.hooks import record
 from mingpt.optim import OptimConfig, parameter_groups
 from mingpt.trainer import Trainer, TrainerConfig
@@ -17,9 +25,17 @@ from projects.benchmark.conv_attention import PlainConvAttention
 from projects.benchmark.steps import OneBatch
 
 KINDS = [ConvAttentionNet, AttentionAttentionNet, SmearAttentionNet, AttentionNet, ConvNet]
-OPTIONS = [{}, dict(residual=True), dict(positions=True), dict(positions=True, residual=True, n_head=4),
-           dict(kernel_size=2), dict(kernel_size=5, n_head=2), dict(detach_conv=True), dict(pad_id=7),
-           dict(pad_id=7, residual=True, n_head=2)]
+OPTIONS = [
+    {},
+    dict(residual=True),
+    dict(positions=True),
+    dict(positions=True, residual=True, n_head=4),
+    dict(kernel_size=2),
+    dict(kernel_size=5, n_head=2),
+    dict(detach_conv=True),
+    dict(pad_id=7),
+    dict(pad_id=7, residual=True, n_head=2),
+]
 
 
 def config(**options) -> ConvAttentionConfig:
@@ -181,9 +197,12 @@ def test_patterns_can_be_recorded():
 def test_the_trainer_overfits_one_batch(dtype):
     net = ConvAttentionNet(config(n_embd=32))
     tokens = torch.randint(40, (4, 13))
-    Trainer(TrainerConfig(max_iters=300, batch_size=4, device="cpu", dtype=dtype),
-            OptimConfig(learning_rate=1e-2, weight_decay=0.0, schedule="constant"), net,
-            OneBatch(tokens[:, :-1], tokens[:, 1:])).run()
+    Trainer(
+        TrainerConfig(max_iters=300, batch_size=4, device="cpu", dtype=dtype),
+        OptimConfig(learning_rate=1e-2, weight_decay=0.0, schedule="constant"),
+        net,
+        OneBatch(tokens[:, :-1], tokens[:, 1:]),
+    ).run()
     assert net(tokens[:, :-1], tokens[:, 1:])[1].item() < 0.2
 
 
@@ -200,12 +219,15 @@ def test_every_parameter_is_optimised_once_and_a_copy_is_a_copy():
     assert torch.equal(net(idx)[0], twin(idx)[0])
 
 
-@pytest.mark.parametrize("options, message", [
-    (dict(n_embd=0), "n_embd is 0; it must be at least 1"),
-    (dict(n_head=3), "n_embd is 16, which 3 heads do not divide"),
-    (dict(kernel_size=1), "kernel_size is 1; it must be at least 2"),
-    (dict(pad_id=40), "pad_id is 40; it must be a token below 40, or -1 for none"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(n_embd=0), "n_embd is 0; it must be at least 1"),
+        (dict(n_head=3), "n_embd is 16, which 3 heads do not divide"),
+        (dict(kernel_size=1), "kernel_size is 1; it must be at least 2"),
+        (dict(pad_id=40), "pad_id is 40; it must be a token below 40, or -1 for none"),
+    ],
+)
 def test_a_wrong_shape_is_explained(options, message):
     with pytest.raises(ValueError, match=message):
         config(**options)

@@ -3,8 +3,14 @@
 import pytest
 import torch
 
-from mingpt.conv_attention import (AttentionAttentionNet, AttentionNet, ConvAttentionConfig, ConvAttentionNet, ConvNet,
-                                   SmearAttentionNet)
+from mingpt.conv_attention import (
+    AttentionAttentionNet,
+    AttentionNet,
+    ConvAttentionConfig,
+    ConvAttentionNet,
+    ConvNet,
+    SmearAttentionNet,
+)
 from mingpt.low_rank import LowRank
 from mingpt.model import GPT, GPTConfig
 from mingpt.optim import OptimConfig
@@ -19,9 +25,14 @@ NET = ConvAttentionConfig(vocab_size=50, block_size=32, n_embd=32, n_head=2)
 MODELS = {
     "GPT": lambda: GPT(GPTConfig(**CONFIG)),
     "GPT, rotary": lambda: GPT(GPTConfig(**CONFIG, positions="rotary", qk_norm=True)),
-    **{name: lambda name=name: make_variant(name, GPTConfig(**CONFIG), shift=False, bottleneck_dim=8) for name in VARIANTS},
-    **{kind.__name__: lambda kind=kind: kind(NET)
-       for kind in (ConvAttentionNet, AttentionAttentionNet, SmearAttentionNet, AttentionNet, ConvNet)},
+    **{
+        name: lambda name=name: make_variant(name, GPTConfig(**CONFIG), shift=False, bottleneck_dim=8)
+        for name in VARIANTS
+    },
+    **{
+        kind.__name__: lambda kind=kind: kind(NET)
+        for kind in (ConvAttentionNet, AttentionAttentionNet, SmearAttentionNet, AttentionNet, ConvNet)
+    },
     "LowRank": lambda: LowRank(50, 8, 3),
 }
 
@@ -61,9 +72,13 @@ def test_the_trainer_learns_one_batch_and_resumes_to_the_last_bit(dtype, tmp_pat
 
     def run(iters, folder, resume=False):
         torch.manual_seed(0)
-        trainer = Trainer(TrainerConfig(max_iters=60, batch_size=4, dtype=dtype, device="cuda", checkpoint_interval=iters),
-                          OptimConfig(learning_rate=1e-2, schedule="constant"), GPT(GPTConfig(**CONFIG)),
-                          OneBatch(tokens[:, :-1], tokens[:, 1:]), out_dir=tmp_path / folder)
+        trainer = Trainer(
+            TrainerConfig(max_iters=60, batch_size=4, dtype=dtype, device="cuda", checkpoint_interval=iters),
+            OptimConfig(learning_rate=1e-2, schedule="constant"),
+            GPT(GPTConfig(**CONFIG)),
+            OneBatch(tokens[:, :-1], tokens[:, 1:]),
+            out_dir=tmp_path / folder,
+        )
         if iters < 60:
             trainer.add_callback("on_batch_end", stop_after(iters))
         try:
@@ -76,6 +91,7 @@ def test_the_trainer_learns_one_batch_and_resumes_to_the_last_bit(dtype, tmp_pat
         def stop(trainer):
             if trainer.iter_num == iters + 1:  # the checkpoint of the step before has been written
                 raise KeyboardInterrupt
+
         return stop
 
     whole = run(60, "whole")

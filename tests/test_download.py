@@ -1,7 +1,9 @@
-"""mingpt.pretrained.download and data/cs224n_a5/prepare.py against a local server that misbehaves in every way we know of.
+"""mingpt.pretrained.download and data/cs224n_a5/prepare.py against a local server that misbehaves in every way we know
+of.
 
 What holds throughout: a call ends with the right file, or with DownloadError and no file under the final name.
 """
+
 import gzip
 import hashlib
 import http.server
@@ -18,8 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from mingpt.pretrained import download
-from mingpt.pretrained import watchdog
+from mingpt.pretrained import download, watchdog
 from mingpt.pretrained.download import DownloadError, fetch
 from mingpt.support.files import sha256_of
 
@@ -88,7 +89,7 @@ def a_piece(handler):
     """Answers a Range request properly, with fewer bytes than were asked for."""
     start = int(handler.headers["Range"][6:-1])
     headers = {"Content-Range": f"bytes {start}-{start + 999}/{len(DATA)}", "ETag": '"v1"'}
-    handler.answer(206, DATA[start:start + 1000], headers)
+    handler.answer(206, DATA[start : start + 1000], headers)
 
 
 def new_version_ignoring_if_range(handler):
@@ -307,8 +308,9 @@ def test_a_part_is_not_trusted_without_sha256(start, path):
 # ---- mirrors
 
 
-@pytest.mark.parametrize("broken", [
-    status(404), status(500), html("text/html"), ok(data=OTHER), cut(HALF, ranges=False)])
+@pytest.mark.parametrize(
+    "broken", [status(404), status(500), html("text/html"), ok(data=OTHER), cut(HALF, ranges=False)]
+)
 def test_the_second_mirror_is_asked_when_the_first_fails(start, path, broken):
     second = start(serve)
     fetch([start(broken).url, second.url], path, sha(DATA))
@@ -339,19 +341,22 @@ def test_environment_mirror_that_fails_is_passed_over(start, path, monkeypatch):
 # ---- what should end in one clear line
 
 
-@pytest.mark.parametrize("behaviour, answer, requests", [
-    (status(404), "HTTP 404 Not Found", 1),
-    (status(403), "HTTP 403 Forbidden", 1),
-    (status(206, DATA), "HTTP 206 Partial Content", 1),
-    (status(500), "HTTP 500 Internal Server Error (3 attempts)", 3),
-    (html("text/html; charset=utf-8"), "an HTML page instead of the file", 1),
-    (html("text/plain"), "sent another file (31 bytes", 1),
-    (ok(data=OTHER), f"sent another file (512000 bytes, sha256 {sha(OTHER)})", 1),
-    (length_of(len(DATA) - 1000), "sent another file (511000 bytes", 1),
-    (cut(100, ranges=False), "(3 attempts)", 3),
-    (cut(0), "(3 attempts)", 3),
-    (lambda handler: handler.connection.shutdown(socket.SHUT_RDWR), "no answer", 3),
-])
+@pytest.mark.parametrize(
+    "behaviour, answer, requests",
+    [
+        (status(404), "HTTP 404 Not Found", 1),
+        (status(403), "HTTP 403 Forbidden", 1),
+        (status(206, DATA), "HTTP 206 Partial Content", 1),
+        (status(500), "HTTP 500 Internal Server Error (3 attempts)", 3),
+        (html("text/html; charset=utf-8"), "an HTML page instead of the file", 1),
+        (html("text/plain"), "sent another file (31 bytes", 1),
+        (ok(data=OTHER), f"sent another file (512000 bytes, sha256 {sha(OTHER)})", 1),
+        (length_of(len(DATA) - 1000), "sent another file (511000 bytes", 1),
+        (cut(100, ranges=False), "(3 attempts)", 3),
+        (cut(0), "(3 attempts)", 3),
+        (lambda handler: handler.connection.shutdown(socket.SHUT_RDWR), "no answer", 3),
+    ],
+)
 def test_errors_name_the_file_the_answer_and_the_remedy(start, path, behaviour, answer, requests):
     server = start(behaviour)
     with pytest.raises(DownloadError) as caught:
@@ -423,7 +428,7 @@ def test_a_host_that_does_not_answer_costs_one_timeout(path, monkeypatch):
 
     def black_hole(address, *args, **kwargs):
         calls.append(address)
-        raise socket.timeout("timed out")
+        raise TimeoutError("timed out")
 
     monkeypatch.setattr("urllib3.util.connection.create_connection", black_hole)
     with pytest.raises(DownloadError, match=r"a/corpus.txt: Connection to 127.0.0.1 timed out.*b/corpus.txt: the same"):
@@ -480,6 +485,7 @@ FEW = dict(lowest_rate=download.CHUNK / 0.15)  # a chunk in .15 s, or the server
 
 def drip(first, again, pause=0.01):
     """Send `first`, and then `again` without end, if there is anything to it."""
+
     def behave(handler):
         handler.close_connection = True
         try:
@@ -489,23 +495,28 @@ def drip(first, again, pause=0.01):
                 time.sleep(pause)
         except OSError:  # the client has seen enough
             pass
+
     return behave
 
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-@pytest.mark.parametrize("behaviour", [
-    drip(OK + b"Content-Length: 512000\r\n\r\n", b"x"),
-    drip(OK + b"\r\n", b"x"),
-    drip(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
-    drip(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"x"),
-    drip(b"", b"H"),
-    drip(OK + b"X-Header: ", b"x"),
-    drip(OK, b"X-Header: x\r\n", 0.05),
-    drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
-    drip(b"HTTP/1.1 302 Found\r\nLocation: ", b"x"),
-], ids=["body", "body of no length", "chunks", "length of a chunk", "status", "header", "headers", "100", "redirect"])
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        drip(OK + b"Content-Length: 512000\r\n\r\n", b"x"),
+        drip(OK + b"\r\n", b"x"),
+        drip(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        drip(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"x"),
+        drip(b"", b"H"),
+        drip(OK + b"X-Header: ", b"x"),
+        drip(OK, b"X-Header: x\r\n", 0.05),
+        drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        drip(b"HTTP/1.1 302 Found\r\nLocation: ", b"x"),
+    ],
+    ids=["body", "body of no length", "chunks", "length of a chunk", "status", "header", "headers", "100", "redirect"],
+)
 @pytest.mark.parametrize("expected", [sha(DATA), None])
 def test_a_server_that_never_ends_is_given_up(start, path, behaviour, expected):
     threads = threading.active_count() + 1  # the server's own
@@ -536,11 +547,15 @@ def test_a_socket_that_connects_after_the_time_is_cut_at_once():
 def test_all_mirrors_together_have_until_the_deadline(start, path, monkeypatch):
     monkeypatch.setenv("MINGPT_DEADLINE", "0.2")
     first, second = start(drip(OK + b"Content-Length: 99999999\r\n\r\n", bytes(1000))), start(serve)
-    with pytest.raises(DownloadError, match="when the time was over .*corpus.txt: not asked any more, the time is over"):
+    with pytest.raises(
+        DownloadError, match="when the time was over .*corpus.txt: not asked any more, the time is over"
+    ):
         fetch([first.url, second.url], path, sha(DATA))
     assert second.requests == [] and not path.exists()
     second.script[:] = [status(503)]
-    with pytest.raises(DownloadError, match=r"503 Service Unavailable \(1 attempts\)"):  # it does not sleep past the end
+    with pytest.raises(
+        DownloadError, match=r"503 Service Unavailable \(1 attempts\)"
+    ):  # it does not sleep past the end
         monkeypatch.setattr(download, "BACKOFF", 100)
         fetch(second.url, path, sha(DATA), deadline=10)
 
@@ -553,12 +568,17 @@ def test_a_limit_in_the_environment_has_to_be_a_number(path, monkeypatch, variab
         fetch("http://127.0.0.1:9/corpus.txt", path)
 
 
-@pytest.mark.parametrize("behaviour, answer", [
-    (drip(OK + b"\r\n", bytes(10000), 0), "sent more than 600000 bytes"),
-    (drip(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"2710\r\n" + bytes(10000) + b"\r\n", 0),
-     "sent more than 600000 bytes"),
-    (length_of(600001), "announces 600001 bytes, and the file has 600000 at most"),
-])
+@pytest.mark.parametrize(
+    "behaviour, answer",
+    [
+        (drip(OK + b"\r\n", bytes(10000), 0), "sent more than 600000 bytes"),
+        (
+            drip(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"2710\r\n" + bytes(10000) + b"\r\n", 0),
+            "sent more than 600000 bytes",
+        ),
+        (length_of(600001), "announces 600001 bytes, and the file has 600000 at most"),
+    ],
+)
 def test_a_file_larger_than_it_can_be_does_not_fill_the_disk(start, path, behaviour, answer):
     with pytest.raises(DownloadError, match=answer):
         fetch(start(behaviour).url, path, sha(DATA), largest=600_000)
@@ -574,13 +594,28 @@ def redirect(place, code=302):
     return lambda handler: handler.answer(code, b"moved", {"Location": place} if place else {})
 
 
-@pytest.mark.parametrize("broken", [
-    length_of("²"), length_of("9" * 5000), length_of("-1"), length_of("1e3"), length_of("5, 6"),
-    redirect("http://[::1/"), redirect("http://"), redirect(""), redirect("file:///etc/passwd"), redirect("//:x/"),
-    redirect("http://127.0.0.1:99999/"), redirect(f"http://{'a' * 70}.example/"), redirect("http://\xff\xfe.example/"),
-    redirect("again"), drip(b"HTTP/1.1 two hundred\r\n\r\n", b""), drip(b"\xff\xfe\r\n\r\n", b""),
-    drip(OK + b"\xff\xfe no header\r\nContent-Length: 3\r\n\r\nabc", b""),
-])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        length_of("²"),
+        length_of("9" * 5000),
+        length_of("-1"),
+        length_of("1e3"),
+        length_of("5, 6"),
+        redirect("http://[::1/"),
+        redirect("http://"),
+        redirect(""),
+        redirect("file:///etc/passwd"),
+        redirect("//:x/"),
+        redirect("http://127.0.0.1:99999/"),
+        redirect(f"http://{'a' * 70}.example/"),
+        redirect("http://\xff\xfe.example/"),
+        redirect("again"),
+        drip(b"HTTP/1.1 two hundred\r\n\r\n", b""),
+        drip(b"\xff\xfe\r\n\r\n", b""),
+        drip(OK + b"\xff\xfe no header\r\nContent-Length: 3\r\n\r\nabc", b""),
+    ],
+)
 def test_a_malformed_answer_is_an_error_of_that_mirror_alone(start, path, broken):
     for expected in (sha(DATA), None):
         fetch([start(broken).url, start(serve).url], path, expected, check=is_data)
@@ -591,7 +626,9 @@ def test_a_malformed_answer_is_an_error_of_that_mirror_alone(start, path, broken
     assert str(caught.value).isprintable() and len(str(caught.value)) < 3000
 
 
-@pytest.mark.parametrize("span", ["bytes ²-3/4", f"bytes {HALF}-{'9' * 5000}/*", f"bytes {HALF}-5/{'9' * 5000}", "rows 1-2/3"])
+@pytest.mark.parametrize(
+    "span", ["bytes ²-3/4", f"bytes {HALF}-{'9' * 5000}/*", f"bytes {HALF}-5/{'9' * 5000}", "rows 1-2/3"]
+)
 def test_a_malformed_range_is_asked_for_again(start, path, span):
     server = start(cut(HALF), lambda handler: handler.answer(206, DATA[HALF:], {"Content-Range": span}), serve)
     fetch(server.url, path, sha(DATA))
@@ -636,9 +673,13 @@ def encoded(handler):
     handler.answer(200, gzip.compress(DATA), {"Content-Encoding": "gzip"})
 
 
-@pytest.mark.parametrize("behaviour, answer", [
-    (without_length, "announces no length"), (encoded, "encoded as gzip, which was not asked for"),
-])
+@pytest.mark.parametrize(
+    "behaviour, answer",
+    [
+        (without_length, "announces no length"),
+        (encoded, "encoded as gzip, which was not asked for"),
+    ],
+)
 def test_without_sha256_what_cannot_be_checked_is_refused(start, path, behaviour, answer):
     for check in (None, is_data):
         with pytest.raises(DownloadError, match=answer):
@@ -681,8 +722,9 @@ def test_a_check_decides_where_there_is_no_sha256(start, path, capsys):
 
 
 def test_published_weights_without_a_sha256_are_checked_against_their_header(start, tmp_path, monkeypatch):
-    from mingpt.pretrained import gpt2 as pretrained
     from mingpt.model import GPT, GPTConfig
+    from mingpt.pretrained import gpt2 as pretrained
+
     monkeypatch.setitem(pretrained.PUBLISHED, "gpt-nano", ("main", None))
     monkeypatch.setenv("MINGPT_CACHE", str(tmp_path / "cache"))
     GPT(GPTConfig.from_name("gpt-nano")).save_pretrained(tmp_path / "model")
@@ -697,8 +739,9 @@ def test_published_weights_without_a_sha256_are_checked_against_their_header(sta
 
 
 def test_every_published_model_has_a_fixed_revision_and_fits_its_largest_size():
-    from mingpt.pretrained import gpt2 as pretrained
     from mingpt.model import GPTConfig
+    from mingpt.pretrained import gpt2 as pretrained
+
     sizes = {"gpt2": 548_105_171, "gpt2-xl": 6_431_000_000}  # of the real files
     for name, (revision, digest) in pretrained.PUBLISHED.items():
         assert re.fullmatch("[0-9a-f]{40}", revision) and (digest is None or re.fullmatch("[0-9a-f]{64}", digest))
@@ -755,6 +798,7 @@ def child(server, path):
 
 def stall_after(sent, over):
     """Send `sent` bytes, then nothing until `over` is set, then the rest."""
+
     def behave(handler):
         handler.answer(200, DATA, {"ETag": '"v1"'}, sent)
         handler.wfile.flush()
@@ -763,6 +807,7 @@ def stall_after(sent, over):
             handler.wfile.write(DATA[sent:])
         except OSError:  # the client is dead
             pass
+
     return behave
 
 
@@ -848,17 +893,23 @@ def test_without_file_locks_all_works_but_resuming(start, path, monkeypatch):
 
 
 def test_importing_the_module_loads_no_packages():
-    code = ("import importlib.util, sys; spec = importlib.util.spec_from_file_location('download', sys.argv[1]); "
-            "spec.loader.exec_module(importlib.util.module_from_spec(spec)); "
-            "sys.exit(any(name in sys.modules for name in ('requests', 'urllib3', 'tqdm', 'torch')))")
+    code = (
+        "import importlib.util, sys; spec = importlib.util.spec_from_file_location('download', sys.argv[1]); "
+        "spec.loader.exec_module(importlib.util.module_from_spec(spec)); "
+        "sys.exit(any(name in sys.modules for name in ('requests', 'urllib3', 'tqdm', 'torch')))"
+    )
     assert subprocess.run([sys.executable, "-c", code, download.__file__], cwd=ROOT).returncode == 0
 
 
 # ---- data/cs224n_a5/prepare.py
 
 SCRIPT = ROOT / "data" / "cs224n_a5" / "prepare.py"
-TEXTS = {"birth_places_train.tsv": "Where was A born?\tX\nWhere was B born?\tY", "birth_dev.tsv": "é\n",
-         "birth_test_inputs.tsv": "Where?\n", "wiki.txt": "A was born in X.\nB was born in Y.\n"}
+TEXTS = {
+    "birth_places_train.tsv": "Where was A born?\tX\nWhere was B born?\tY",
+    "birth_dev.tsv": "é\n",
+    "birth_test_inputs.tsv": "Where?\n",
+    "wiki.txt": "A was born in X.\nB was born in Y.\n",
+}
 
 
 @pytest.fixture
@@ -884,8 +935,8 @@ def test_prepare_downloads_verifies_and_counts(start, tmp_path, monkeypatch, cap
     assert files(tmp_path / "data") == sorted(TEXTS) and prepare_module.verify(tmp_path / "data") == []
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines] == [
-        [name, lines, "lines", str(len(TEXTS[name])), "characters"]
-        for name, lines in zip(TEXTS, ("2", "1", "1", "2"))]
+        [name, lines, "lines", str(len(TEXTS[name])), "characters"] for name, lines in zip(TEXTS, ("2", "1", "1", "2"))
+    ]
     prepare_module.prepare(tmp_path / "data", quiet=True)
     assert capsys.readouterr().out == ""
 
@@ -898,7 +949,8 @@ def test_verify_has_one_line_for_each_file_that_is_missing_or_differs(tmp_path, 
     right = sha(TEXTS["birth_dev.tsv"].encode())
     assert prepare_module.verify(tmp_path) == [
         f"{tmp_path / 'birth_dev.tsv'}: differs, its sha256 is {sha(b'changed')} and not {right}",
-        f"{tmp_path / 'wiki.txt'}: missing"]
+        f"{tmp_path / 'wiki.txt'}: missing",
+    ]
 
 
 def test_command_line_ends_with_one_line_and_no_traceback(start, tmp_path):

@@ -28,17 +28,28 @@ def assert_same(plain, quick, inputs, tolerance):
 @pytest.mark.parametrize("seed", range(6))
 def test_attention(dtype, seed):
     rng = random.Random(seed)
-    B, H, T, D, held = rng.randint(1, 3), rng.randint(1, 4), rng.choice([1, 2, 7, 33, 64]), 2 * rng.randint(1, 8), rng.randint(1, 9)
+    B, H, T, D, held = (
+        rng.randint(1, 3),
+        rng.randint(1, 4),
+        rng.choice([1, 2, 7, 33, 64]),
+        2 * rng.randint(1, 8),
+        rng.randint(1, 9),
+    )
     q, k, v = (torch.randn(B, H, T, D, dtype=dtype, requires_grad=True) for _ in range(3))
-    causal = [lambda q, k, v: fast_attention(q, k, v), lambda q, k, v: fused_attention(q, k, v, None, 0.0),
-              lambda q, k, v: batched_attention(q, k, v, 0.0)]
+    causal = [
+        lambda q, k, v: fast_attention(q, k, v),
+        lambda q, k, v: fused_attention(q, k, v, None, 0.0),
+        lambda q, k, v: batched_attention(q, k, v, 0.0),
+    ]
     for quick in causal:
         assert_same(attention, quick, (q, k, v), TOLERANCE[dtype])
     # As with a cache: T queries at the end of S keys, behind a mask by row.
     keys, values = (torch.randn(B, H, held + T, D, dtype=dtype, requires_grad=True) for _ in range(2))
     mask = torch.zeros(B, 1, T, held + T).masked_fill(torch.rand(B, 1, T, held + T) < 0.3, -torch.inf)
     mask[..., 0] = 0  # each query sees something
-    assert_same(lambda *x: attention(*x, mask), lambda *x: fast_attention(*x, mask), (q, keys, values), TOLERANCE[dtype])
+    assert_same(
+        lambda *x: attention(*x, mask), lambda *x: fast_attention(*x, mask), (q, keys, values), TOLERANCE[dtype]
+    )
     one = q[:, :, :1].detach().requires_grad_()
     assert_same(attention, fast_attention, (one, keys, values), TOLERANCE[dtype])
 
@@ -80,7 +91,9 @@ def test_cross_entropy(dtype, seed, monkeypatch):
         with fast.plain():
             return cross_entropy(logits, targets)
 
-    assert_same(plain, lambda logits: cross_entropy(logits, targets), (logits,), max(1e-5, TOLERANCE[dtype]))  # in float32
+    assert_same(
+        plain, lambda logits: cross_entropy(logits, targets), (logits,), max(1e-5, TOLERANCE[dtype])
+    )  # in float32
 
 
 def test_the_switch(monkeypatch):

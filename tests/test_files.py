@@ -8,8 +8,19 @@ import sys
 import pytest
 
 from mingpt.support import files
-from mingpt.support.files import (append_line, atomic_path, is_own, own_folder, read_json, read_text, remove_own, sha256_of, try_lock,
-                          write_json, write_text)
+from mingpt.support.files import (
+    append_line,
+    atomic_path,
+    is_own,
+    own_folder,
+    read_json,
+    read_text,
+    remove_own,
+    sha256_of,
+    try_lock,
+    write_json,
+    write_text,
+)
 
 DEAD = 4_194_305  # above the largest process number that Linux gives
 
@@ -38,7 +49,10 @@ def test_writing_makes_folders_and_replaces(tmp_path):
 
 def test_a_writer_removes_what_dead_writers_of_the_same_path_left(tmp_path):
     path = tmp_path / "checkpoint.pt"
-    for name in (f".checkpoint.pt.{DEAD}.tmp", f".checkpoint.pt.{os.getpid()}.tmp"):  # a number may have come round again
+    for name in (
+        f".checkpoint.pt.{DEAD}.tmp",
+        f".checkpoint.pt.{os.getpid()}.tmp",
+    ):  # a number may have come round again
         (tmp_path / name).write_text("half")
     kept = [f".checkpoint.pt.{os.getppid()}.tmp", f".other.pt.{DEAD}.tmp", ".checkpoint.pt.mine.tmp"]
     for name in kept:
@@ -108,8 +122,11 @@ def test_json_is_read_with_a_mark_and_refused_in_one_line(tmp_path):
     path = tmp_path / "f.json"
     path.write_bytes(b'\xef\xbb\xbf{"a": 1}')
     assert read_json(path) == {"a": 1}
-    for text, message in (('{\n"a" 1}', "f.json:2: not JSON"), ("[" * 100_000, "f.json: not JSON that can be read"),
-                          ("1" * 10_000, "f.json: not JSON that can be read")):
+    for text, message in (
+        ('{\n"a" 1}', "f.json:2: not JSON"),
+        ("[" * 100_000, "f.json: not JSON that can be read"),
+        ("1" * 10_000, "f.json: not JSON that can be read"),
+    ):
         path.write_text(text)
         with pytest.raises(ValueError, match=message) as found:
             read_json(path)
@@ -162,7 +179,10 @@ def test_a_folder_that_stays_empty_goes_again(tmp_path):
         pass
     assert names(tmp_path) == ["mine"], "an empty folder that was there is not ours to remove"
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="file: is a file, and a folder is to be written"), own_folder(tmp_path / "file"):
+    with (
+        pytest.raises(ValueError, match="file: is a file, and a folder is to be written"),
+        own_folder(tmp_path / "file"),
+    ):
         pass
 
 

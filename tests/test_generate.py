@@ -1,7 +1,6 @@
 """Generation: the cache changes nothing but the time, and each way of choosing a token does what it says."""
 
 import itertools
-
 import math
 
 import numpy as np
@@ -15,8 +14,9 @@ BLOCK = 16
 
 
 def gpt(positions="learned", qk_norm=False) -> GPT:
-    model = GPT(GPTConfig(vocab_size=23, block_size=BLOCK, n_layer=2, n_head=2, n_embd=16, positions=positions,
-                          qk_norm=qk_norm))
+    model = GPT(
+        GPTConfig(vocab_size=23, block_size=BLOCK, n_layer=2, n_head=2, n_embd=16, positions=positions, qk_norm=qk_norm)
+    )
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return model
@@ -45,8 +45,19 @@ def test_prompts_of_different_lengths_are_continued_as_if_alone(architecture):
 
 def test_sampling_with_and_without_cache_draws_the_same_tokens():
     model, idx = gpt(), torch.randint(0, 23, (4, 3))
-    draws = [model.generate(idx, 12, temperature=0.8, do_sample=True, top_k=9, top_p=0.9, use_cache=cache,
-                            generator=torch.Generator().manual_seed(7)) for cache in (True, False)]
+    draws = [
+        model.generate(
+            idx,
+            12,
+            temperature=0.8,
+            do_sample=True,
+            top_k=9,
+            top_p=0.9,
+            use_cache=cache,
+            generator=torch.Generator().manual_seed(7),
+        )
+        for cache in (True, False)
+    ]
     assert torch.equal(*draws)
     assert not torch.equal(draws[0], model.generate(idx, 12)), "and they are not the greedy ones"
 
@@ -71,7 +82,8 @@ def test_looking_ahead_changes_no_token(architecture, T, new):
         for lookup in (1, 6):
             assert torch.equal(model.generate(idx, new, lookup=lookup), expected)
             assert model.generate(idx.tolist(), new, lookup=lookup, stop_tokens=[stop]) == model.generate(
-                idx.tolist(), new, stop_tokens=[stop])
+                idx.tolist(), new, stop_tokens=[stop]
+            )
     assert model.training
 
 
@@ -119,8 +131,10 @@ def test_sample_follows_the_distribution():
 
 def test_top_k_and_top_p_restrict_the_choice():
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(3000, 1)
+
     def support(**options):
         return set(sample(logits, do_sample=True, **options).tolist())
+
     assert support(top_k=2) == {0, 1}
     assert support(top_k=99) == {0, 1, 2, 3}
     assert support(top_p=0.5) == {0}, "the most likely token alone reaches one half"
@@ -130,27 +144,30 @@ def test_top_k_and_top_p_restrict_the_choice():
     assert sample(logits[:1]).item() == 0
 
 
-@pytest.mark.parametrize("options, message", [
-    (dict(temperature=0.0), "temperature is 0.0; it must be positive"),
-    (dict(temperature=float("nan")), "temperature is nan; it must be positive"),
-    (dict(top_k=0), "top_k is 0; it must be at least 1"),
-    (dict(top_p=1.5), r"top_p is 1.5; it must be in \(0, 1\]"),
-    (dict(max_new_tokens=-1), "max_new_tokens is -1; it must be from 0 to"),
-    (dict(max_new_tokens=99_999_999_999), "max_new_tokens is 99999999999; it must be from 0 to"),
-    (dict(max_new_tokens=2.5), "max_new_tokens is 2.5; it must be an integer"),
-    (dict(top_k="5"), "top_k is '5'; it must be an integer"),
-    (dict(lookup=-1, do_sample=False), "lookup is -1; it must not be negative"),
-    (dict(stop_tokens=0.5), "stop_tokens is 0.5; it must be a token, an integer, or a list of them"),
-    (dict(stop_tokens="a"), "stop_tokens is 'a'; it must be a token"),
-    (dict(idx="ab"), r"for one prompt write \[prompt\]"),
-    (dict(idx=[[True]]), "a list of lists of ints"),
-    (dict(idx=[[1], []]), "each prompt at least one token"),
-    (dict(idx=[]), "needs at least one prompt"),
-    (dict(idx=[1, 2]), r"for one prompt write \[prompt\]"),
-    (dict(idx=[[0.5]]), "a list of lists of ints"),
-    (dict(idx=[[1, 23]]), "token 23 is outside the vocabulary of 23"),
-    (dict(idx=[[-1]]), "token -1 is outside the vocabulary"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(temperature=0.0), "temperature is 0.0; it must be positive"),
+        (dict(temperature=float("nan")), "temperature is nan; it must be positive"),
+        (dict(top_k=0), "top_k is 0; it must be at least 1"),
+        (dict(top_p=1.5), r"top_p is 1.5; it must be in \(0, 1\]"),
+        (dict(max_new_tokens=-1), "max_new_tokens is -1; it must be from 0 to"),
+        (dict(max_new_tokens=99_999_999_999), "max_new_tokens is 99999999999; it must be from 0 to"),
+        (dict(max_new_tokens=2.5), "max_new_tokens is 2.5; it must be an integer"),
+        (dict(top_k="5"), "top_k is '5'; it must be an integer"),
+        (dict(lookup=-1, do_sample=False), "lookup is -1; it must not be negative"),
+        (dict(stop_tokens=0.5), "stop_tokens is 0.5; it must be a token, an integer, or a list of them"),
+        (dict(stop_tokens="a"), "stop_tokens is 'a'; it must be a token"),
+        (dict(idx="ab"), r"for one prompt write \[prompt\]"),
+        (dict(idx=[[True]]), "a list of lists of ints"),
+        (dict(idx=[[1], []]), "each prompt at least one token"),
+        (dict(idx=[]), "needs at least one prompt"),
+        (dict(idx=[1, 2]), r"for one prompt write \[prompt\]"),
+        (dict(idx=[[0.5]]), "a list of lists of ints"),
+        (dict(idx=[[1, 23]]), "token 23 is outside the vocabulary of 23"),
+        (dict(idx=[[-1]]), "token -1 is outside the vocabulary"),
+    ],
+)
 def test_bad_requests_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         gpt().generate(**{**dict(idx=[[1]], max_new_tokens=2, do_sample=True), **options})
@@ -167,13 +184,23 @@ def test_prompts_of_any_kind_of_integer(dtype):
 
 @pytest.mark.parametrize("lookup", [0, 3])
 def test_stop_tokens_of_any_kind(lookup):
-    """A generator can be gone through once only, and the elements of a tensor are equal to a number without having its hash."""
+    """A generator can be gone through once only,
+    and the elements of a tensor are equal to a number without having its hash.
+    """
     model, prompt = gpt(), [[1, 2, 1, 2, 1]]
     free = model.generate(prompt, 12, lookup=lookup)[0]
     stop = free[8]
     expected = free[: free.index(stop, 5) + 1]
-    for stops in (stop, np.int64(stop), torch.tensor(stop), [stop], (token for token in (stop, stop)), torch.tensor([stop]),
-                  np.array([stop]), {stop: "of a dictionary, its keys"}):
+    for stops in (
+        stop,
+        np.int64(stop),
+        torch.tensor(stop),
+        [stop],
+        (token for token in (stop, stop)),
+        torch.tensor([stop]),
+        np.array([stop]),
+        {stop: "of a dictionary, its keys"},
+    ):
         assert model.generate(prompt, 12, stop_tokens=stops, lookup=lookup)[0] == expected
 
 

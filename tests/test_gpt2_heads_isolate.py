@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from mingpt.bpe import BPETokenizer
-from mingpt.support.checkpoints import load_torch, save_torch
-from mingpt.pretrained.download import DownloadError
 from mingpt.interpret.heads import previous_token_scores
 from mingpt.model import GPT, GPTConfig
+from mingpt.pretrained.download import DownloadError
+from mingpt.support.checkpoints import load_torch, save_torch
 from projects.gpt2_heads import small, specimen
 from projects.gpt2_heads.density import gaussian_kde, mass_outside, scott_bandwidth
 from projects.gpt2_heads.isolate import (
@@ -72,9 +72,9 @@ def test_density_by_hand():
     assert gaussian_kde(sample, [2.0])[0] == pytest.approx((2 * normal(1 / h) + normal(2 / h)) / 3 / h)
     grid = np.linspace(-20, 25, 4001)
     assert gaussian_kde(sample, grid).sum() * (grid[1] - grid[0]) == pytest.approx(1)
-    assert mass_outside([0.0, 0.0], 0.0, 1.0, bandwidth=0.1) == pytest.approx(
-        0.5
-    ), "half of a curve at an edge lies beyond it"
+    assert mass_outside([0.0, 0.0], 0.0, 1.0, bandwidth=0.1) == pytest.approx(0.5), (
+        "half of a curve at an edge lies beyond it"
+    )
 
 
 @pytest.mark.parametrize("sample", [[], [1.0], [2.0, 2.0, 2.0]])
@@ -231,8 +231,8 @@ def test_a_small_model_of_another_recipe_is_made_anew_and_a_damaged_one_refused(
     save_torch(path, {**saved, "made_by": {**saved["made_by"], "longest": 7}})
     small.small_model(tmp_path, 0, True)
     assert "is of another recipe, and is made anew" in capsys.readouterr().out
-    for weights in ({}, [1], None, {name: value.flatten() for name, value in saved["weights"].items()}):
-        save_torch(path, {**saved, "weights": weights})
+    for other in ({}, [1], None, {name: value.flatten() for name, value in saved["weights"].items()}):
+        save_torch(path, {**saved, "weights": other})
         with pytest.raises(ValueError, match="quick_seed0.pt: has no weights of the small model"):
             small.small_model(tmp_path, 0, True)
     save_torch(path, saved)
@@ -359,9 +359,9 @@ def test_scores_of_heads_are_those_of_the_core():
     scores = score_heads(model, length=8, batch_size=3, seed=0)
     assert set(scores) == {"induction", "previous token", "duplicate token"}
     assert all(table.shape == (2, 2) and (table >= 0).all() and (table <= 1).all() for table in scores.values())
-    assert scores["previous token"].mean() == pytest.approx(
-        np.mean([1 / (i + 1) for i in range(1, 16)]), abs=0.03
-    ), "nearly uniform"
+    assert scores["previous token"].mean() == pytest.approx(np.mean([1 / (i + 1) for i in range(1, 16)]), abs=0.03), (
+        "nearly uniform"
+    )
 
 
 def test_repeat_losses_of_a_model_that_copies():

@@ -14,7 +14,6 @@ from mingpt.interpret.heads import composition_scores, edit, exchange, head_weig
 from mingpt.interpret.hooks import patch, record
 from mingpt.model import GPT, GPTConfig
 from projects.gpt2_heads.mechanism import doubts, report
-from projects.gpt2_heads.mechanism.commands import against_published
 from projects.gpt2_heads.mechanism.circuits import (
     composable,
     diagonal_study,
@@ -22,9 +21,9 @@ from projects.gpt2_heads.mechanism.circuits import (
     key_basis,
     output_basis,
     pick,
-    random_basis,
     subspace_study,
 )
+from projects.gpt2_heads.mechanism.commands import against_published
 from projects.gpt2_heads.mechanism.copying import CopyTest, folded, repeated_segments
 from projects.gpt2_heads.mechanism.edits import (
     PARTS,
@@ -397,9 +396,11 @@ def test_cutting_every_path_is_the_key_of_an_ablated_run(random_model, generator
         x[:, 3] = mean
         return x
 
-    with torch.no_grad(), patch(random_model, {"h.0.attn.head_out": silence}), record(
-        random_model, "h.2.attn.k"
-    ) as ablated:
+    with (
+        torch.no_grad(),
+        patch(random_model, {"h.0.attn.head_out": silence}),
+        record(random_model, "h.2.attn.k") as ablated,
+    ):
         random_model(idx)
 
     def put(x):
@@ -421,9 +422,9 @@ def test_a_control_that_draws_important_heads_is_found_out(test, model, generato
     everyone = [(layer, head) for layer in range(2) for head in range(4)]
     found = doubts.control_heads(test, everyone, INDUCTION_HEADS + PREVIOUS_TOKEN_HEADS, 2, "QK", 40, generator)
     assert found["without"]["n"] > 0 and found["without"]["max"] < 0.05
-    assert (
-        found["with important heads"]["max"] > 0.3
-    ), "two previous-token heads' W_QK may change places, but not with others"
+    assert found["with important heads"]["max"] > 0.3, (
+        "two previous-token heads' W_QK may change places, but not with others"
+    )
 
 
 def test_editing_more_heads_than_there_are_is_harmless_only_here(test, generator):

@@ -98,9 +98,9 @@ def test_the_page_holds_the_patterns_and_needs_nothing_else(tmp_path):
         stored = unpack(entry["weights"]).reshape(3, -1) / 255
         assert np.abs(stored - pattern.numpy()[:, rows, columns]).max() <= 0.5 / 255 + 1e-6
     thumbs = unpack(data["thumbs"]).reshape(2, 3, 48, 48)
-    assert thumbs[1, 2].max() == round(
-        255 * float(patterns["layer 1"][2].max())
-    ), "a small pattern keeps the largest weights"
+    assert thumbs[1, 2].max() == round(255 * float(patterns["layer 1"][2].max())), (
+        "a small pattern keeps the largest weights"
+    )
 
 
 def test_tokens_of_any_text_are_only_text(tmp_path):
@@ -192,7 +192,8 @@ def browse(tmp_path):
         pytest.skip("there is no chromium to open the page in")
 
     def open_page(path, script, address=""):
-        probe = """<script>
+        probe = (
+            """<script>
             const key = (element, name) =>
               element.dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true, cancelable: true }));
             const pause = () => new Promise(resolve => setTimeout(resolve, 50));
@@ -203,7 +204,9 @@ def browse(tmp_path):
               report.textContent = JSON.stringify(found);
               document.body.append(report);
             });
-        </script>""" % script
+        </script>"""
+            % script
+        )
         probed = path.with_name("probed.html")
         probed.write_text(path.read_text(encoding="utf-8").replace("</body>", probe + "</body>"), encoding="utf-8")
         command = [
@@ -225,7 +228,7 @@ def browse(tmp_path):
 
 
 def test_the_page_shows_what_the_chosen_head_looks_at(browse, tmp_path):
-    T, patterns = 12, random_patterns(2, 3, 12)
+    patterns = random_patterns(2, 3, 12)
     tokens = NASTY + ["a", "b", "c"]
     write_page(tmp_path / "p.html", "T", "", tokens, patterns, {"induction": [[0.1, 0.2, 0.3]] * 2})
     found = browse(

@@ -6,10 +6,29 @@ import pytest
 import torch
 from torch import nn
 
-from mingpt.interpret.heads import (Factored, ablate, common_subspace, composition_scores, copying_scores,
-                          copying_scores_by_activation, diagonal_z, duplicate_token_scores, edit, exchange, head_views,
-                          head_weights, induction_scores, logit_attribution, logit_lens, prefix_matching_scores,
-                          previous_token_scores, product_norms, project, subspace_similarity, unembedding)
+from mingpt.interpret.heads import (
+    Factored,
+    ablate,
+    common_subspace,
+    composition_scores,
+    copying_scores,
+    copying_scores_by_activation,
+    diagonal_z,
+    duplicate_token_scores,
+    edit,
+    exchange,
+    head_views,
+    head_weights,
+    induction_scores,
+    logit_attribution,
+    logit_lens,
+    prefix_matching_scores,
+    previous_token_scores,
+    product_norms,
+    project,
+    subspace_similarity,
+    unembedding,
+)
 from mingpt.interpret.hooks import record
 from mingpt.model import GPT, CausalSelfAttention, GPTConfig
 
@@ -44,10 +63,15 @@ def test_heads_computed_from_their_own_weights_are_those_of_the_model(model, idx
     weights = head_weights(model, fold_layer_norm=fold)
     for layer in range(L):
         x = seen[f"h.{layer}.resid_pre"]
-        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt() if fold else \
-            seen[f"h.{layer}.ln_1"]
-        q, k, v = (x[:, None] @ W[layer] + b[layer][:, None] for W, b in (
-            (weights.W_Q, weights.b_Q), (weights.W_K, weights.b_K), (weights.W_V, weights.b_V)))
+        x = (
+            (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+            if fold
+            else seen[f"h.{layer}.ln_1"]
+        )
+        q, k, v = (
+            x[:, None] @ W[layer] + b[layer][:, None]
+            for W, b in ((weights.W_Q, weights.b_Q), (weights.W_K, weights.b_K), (weights.W_V, weights.b_V))
+        )
         pattern = seen[f"h.{layer}.attn.pattern"]
         for name, ours in dict(q=q, k=k, v=v).items():
             torch.testing.assert_close(ours, seen[f"h.{layer}.attn.{name}"], **CLOSE)
@@ -198,6 +222,7 @@ def test_patterns_with_known_scores():
     period, T = 4, 12
     idx = torch.arange(period).repeat(3)[None]
     i, j = torch.arange(T)[:, None], torch.arange(T)
+
     def pattern(condition):  # (1, 1, T, T): attention spread over where the condition holds, on column 0 elsewhere
         weight = (condition & (j <= i)).float()
         weight[weight.sum(1) == 0, 0] = 1
@@ -257,7 +282,9 @@ def test_attributions_sum_to_the_logit(model, idx):
     logits = model(idx)[0].detach().gather(2, targets[..., None])[..., 0]
     torch.testing.assert_close(total, logits, rtol=1e-3, atol=1e-3)
     for wrong in (targets.clone().fill_(-1), targets.clone().fill_(V), targets[:, 1:]):  # -1 would be the last token
-        with pytest.raises(ValueError, match=f"must be token ids from 0 to {V - 1}, one for each place of idx, .2, 10."):
+        with pytest.raises(
+            ValueError, match=f"must be token ids from 0 to {V - 1}, one for each place of idx, .2, 10."
+        ):
             logit_attribution(model, idx, wrong)
 
 
@@ -374,16 +401,31 @@ def test_projections_remove_or_keep_a_subspace(model):
     torch.testing.assert_close(sum(parts), head_views(model, 0)["W_V"][2].detach(), **CLOSE)
 
 
-@pytest.mark.parametrize("attempt, message", [
-    (lambda m: edit(m, {(3, 0, "W_Q"): torch.zeros(C, D)}).__enter__(), "no head 3.0; layers are 0 to 2, heads 0 to 3"),
-    (lambda m: edit(m, {(0, 0, "b_O"): torch.zeros(C)}).__enter__(), "a head has no 'b_O'; it has W_K, W_O, W_Q, W_V,"),
-    (lambda m: edit(m, {(0, 0, "W_Q"): torch.zeros(D, C)}).__enter__(), r"W_Q of head 0.0 is \(32, 8\), its change"),
-    (lambda m: ablate(m, [(0, 4)]).__enter__(), "there is no head 0.4"),
-    (lambda m: ablate(m, [(0, 0)], "median").__enter__(), "how is 'median'; it must be one of zero, mean, resample"),
-    (lambda m: ablate(m, [(0, 0)], "mean").__enter__(), "a reference is needed for how='mean'"),
-    (lambda m: exchange(m, [(0, 0), (0, 1)], [0, 0], ["W_Q"]), "a permutation of 0 to 1"),
-    (lambda m: composition_scores(head_weights(m), "O"), "kind is 'O'; it must be one of Q, K, V"),
-])
+@pytest.mark.parametrize(
+    "attempt, message",
+    [
+        (
+            lambda m: edit(m, {(3, 0, "W_Q"): torch.zeros(C, D)}).__enter__(),
+            "no head 3.0; layers are 0 to 2, heads 0 to 3",
+        ),
+        (
+            lambda m: edit(m, {(0, 0, "b_O"): torch.zeros(C)}).__enter__(),
+            "a head has no 'b_O'; it has W_K, W_O, W_Q, W_V,",
+        ),
+        (
+            lambda m: edit(m, {(0, 0, "W_Q"): torch.zeros(D, C)}).__enter__(),
+            r"W_Q of head 0.0 is \(32, 8\), its change",
+        ),
+        (lambda m: ablate(m, [(0, 4)]).__enter__(), "there is no head 0.4"),
+        (
+            lambda m: ablate(m, [(0, 0)], "median").__enter__(),
+            "how is 'median'; it must be one of zero, mean, resample",
+        ),
+        (lambda m: ablate(m, [(0, 0)], "mean").__enter__(), "a reference is needed for how='mean'"),
+        (lambda m: exchange(m, [(0, 0), (0, 1)], [0, 0], ["W_Q"]), "a permutation of 0 to 1"),
+        (lambda m: composition_scores(head_weights(m), "O"), "kind is 'O'; it must be one of Q, K, V"),
+    ],
+)
 def test_bad_requests_are_refused(model, attempt, message):
     with pytest.raises(ValueError, match=message):
         attempt(model)

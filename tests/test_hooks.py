@@ -14,8 +14,18 @@ from mingpt.interpret.heads import ablate
 from mingpt.interpret.hooks import HookPoint, add_hook_points, find, patch, record
 from mingpt.model import GPT, GPTConfig, attention
 
-TAPS = {"resid_pre": "BTC", "resid_mid": "BTC", "resid_post": "BTC", "attn.q": "BHTD", "attn.k": "BHTD",
-        "attn.v": "BHTD", "attn.scores": "BHTS", "attn.pattern": "BHTS", "attn.head_out": "BHTD", "mlp.hidden": "BTF"}
+TAPS = {
+    "resid_pre": "BTC",
+    "resid_mid": "BTC",
+    "resid_post": "BTC",
+    "attn.q": "BHTD",
+    "attn.k": "BHTD",
+    "attn.v": "BHTD",
+    "attn.scores": "BHTS",
+    "attn.pattern": "BHTS",
+    "attn.head_out": "BHTD",
+    "mlp.hidden": "BTF",
+}
 SIZES = dict(B=2, T=10, C=32, H=4, D=8, S=10, F=128)
 
 
@@ -44,7 +54,8 @@ def test_every_tap_has_its_documented_shape_and_recording_changes_nothing(archit
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
     assert list(seen) == [name for layer in range(3) for name in seen if name.startswith(f"h.{layer}.")]
     assert {name: tuple(x.shape) for name, x in seen.items()} == {
-        f"h.{layer}.{tap}": tuple(map(SIZES.get, shape)) for layer in range(3) for tap, shape in TAPS.items()}
+        f"h.{layer}.{tap}": tuple(map(SIZES.get, shape)) for layer in range(3) for tap, shape in TAPS.items()
+    }
 
 
 @pytest.mark.parametrize("architecture", [dict(), dict(positions="rotary", qk_norm=True)])
@@ -58,8 +69,12 @@ def test_what_is_recorded_fits_together(architecture, idx):
     torch.testing.assert_close(pattern, scores.softmax(-1))
     torch.testing.assert_close(head_out, pattern @ v)
     side_by_side = head_out.transpose(1, 2).reshape(2, 10, 32)
-    torch.testing.assert_close(seen["h.1.resid_mid"] - seen["h.1.resid_pre"],
-                               model.transformer.h[1].attn.c_proj(side_by_side), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        seen["h.1.resid_mid"] - seen["h.1.resid_pre"],
+        model.transformer.h[1].attn.c_proj(side_by_side),
+        rtol=1e-4,
+        atol=1e-4,
+    )
     torch.testing.assert_close(seen["h.1.resid_post"] - seen["h.1.resid_mid"], seen["h.1.mlp"], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(seen["h.1.mlp"], model.transformer.h[1].mlp.c_proj(seen["h.1.mlp.hidden"]))
 
@@ -150,7 +165,7 @@ def test_gradients_pass_through_a_record_and_a_patch(idx):
     model = gpt()
     with record(model, "h.1.resid_post") as seen, patch(model, {"h.2.mlp": lambda x: x * 0}):
         loss = model(idx, idx)[1]
-    gradient, = torch.autograd.grad(loss, seen["h.1.resid_post"], retain_graph=True)
+    (gradient,) = torch.autograd.grad(loss, seen["h.1.resid_post"], retain_graph=True)
     assert gradient.shape == (2, 10, 32) and gradient.abs().sum() > 0
     loss.backward()
     assert model.transformer.h[2].mlp.c_fc.weight.grad.abs().sum() == 0, "the patch cut this part off"
@@ -214,11 +229,16 @@ def test_taps_add_no_parameters_and_survive_copies_and_pickles(idx):
         assert attn.q is attn._modules["q"] and attn.q is not model.transformer.h[0].attn.q
 
 
-@pytest.mark.parametrize("name, nearest", [
-    ("h.*.attn.patern", r"h\.\*\.attn\.pattern"), ("h.7.attn.q", r"h\.2\.attn\.q"),
-    ("h.1.mlp.hiden", r"h\.1\.mlp\.hidden"), ("pattern", r"h\.\d\.attn\.pattern"),
-    ("transformer.h.0.atn", r"h\.0\.attn"),
-])
+@pytest.mark.parametrize(
+    "name, nearest",
+    [
+        ("h.*.attn.patern", r"h\.\*\.attn\.pattern"),
+        ("h.7.attn.q", r"h\.2\.attn\.q"),
+        ("h.1.mlp.hiden", r"h\.1\.mlp\.hidden"),
+        ("pattern", r"h\.\d\.attn\.pattern"),
+        ("transformer.h.0.atn", r"h\.0\.attn"),
+    ],
+)
 def test_an_unknown_name_lists_the_nearest(name, nearest):
     with pytest.raises(ValueError, match=f"is called '{name.replace('*', '[*]')}'; the nearest are.*{nearest}"):
         find(gpt(), name)
@@ -230,10 +250,13 @@ def test_wild_cards_stand_for_parts_of_a_name():
     assert find(model, ["h.[12].attn.?", "h.1.attn.q"]) == [f"h.{layer}.attn.{x}" for layer in (1, 2) for x in "qkv"]
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda x: None, r"the patch of h\.0\.attn\.q returned NoneType; it must return \(2, 4, 10, 8\)"),
-    (lambda x: x[:, :1], r"returned \(2, 1, 10, 8\); it must return"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda x: None, r"the patch of h\.0\.attn\.q returned NoneType; it must return \(2, 4, 10, 8\)"),
+        (lambda x: x[:, :1], r"returned \(2, 1, 10, 8\); it must return"),
+    ],
+)
 def test_a_patch_of_another_shape_is_refused(idx, change, message):
     model = gpt()
     with pytest.raises(ValueError, match=message), patch(model, {"h.0.attn.q": change}):
@@ -278,7 +301,10 @@ def test_what_does_not_happen_in_compiled_code_is_an_error(compiled, idx):
     called = compiled(model)
     with torch.no_grad():
         before = called(idx)[0]
-        for context in (lambda **o: patch(model, {"h.1.mlp": torch.zeros_like}, **o), lambda **o: record(model, "h.*.mlp", **o)):
+        for context in (
+            lambda **o: patch(model, {"h.1.mlp": torch.zeros_like}, **o),
+            lambda **o: record(model, "h.*.mlp", **o),
+        ):
             with pytest.raises(ValueError, match=r"the model was called, and nothing came to the hooks at .*h.1.mlp"):
                 with context():
                     called(idx)
@@ -296,7 +322,10 @@ def test_what_does_not_happen_in_compiled_code_is_an_error(compiled, idx):
 
 def test_one_call_of_two_that_passes_by_is_an_error(idx):
     model = gpt()
-    with pytest.raises(ValueError, match="nothing came to the hooks at h.1.mlp"), patch(model, {"h.1.mlp": torch.zeros_like}):
+    with (
+        pytest.raises(ValueError, match="nothing came to the hooks at h.1.mlp"),
+        patch(model, {"h.1.mlp": torch.zeros_like}),
+    ):
         model(idx)
         mlp, model.transformer.h[1].mlp = model.transformer.h[1].mlp, torch.nn.Identity()
         model(idx)

@@ -1,4 +1,6 @@
-"""An installation brings `mingpt` and nothing else; scripts keep to their own checkout (more of that: test_readme.py)."""
+"""An installation brings `mingpt` and nothing else;
+scripts keep to their own checkout (more of that: test_readme.py).
+"""
 
 import importlib.metadata
 import importlib.util
@@ -9,10 +11,10 @@ import subprocess
 import sys
 
 import pytest
-
 from conftest import REPOSITORY
 
-# Where modules come from with the folder argv[1] installed, and where with the checkout argv[2] first, as scripts put it.
+# Where modules come from with the folder argv[1] installed, and where with the checkout argv[2] first, as scripts put
+# it.
 WHERE = """
 import json, sys, site
 from importlib.util import find_spec
@@ -28,7 +30,10 @@ print(json.dumps([installed, where()]))
 def can_build() -> bool:
     if importlib.util.find_spec("pip") is None or importlib.util.find_spec("setuptools") is None:
         return False
-    return tuple(map(int, importlib.metadata.version("setuptools").split(".")[:2])) >= (70, 1)  # before: with `wheel` only
+    return tuple(map(int, importlib.metadata.version("setuptools").split(".")[:2])) >= (
+        70,
+        1,
+    )  # before: with `wheel` only
 
 
 @pytest.mark.parametrize("editable", [False, True], ids=["copied", "editable"])
@@ -37,21 +42,50 @@ def test_an_installation_brings_mingpt_alone_and_a_checkout_goes_first(editable,
         pytest.skip("pip and setuptools 70.1 or later, which build a package without a network, are not here")
     source, target = tmp_path / "source", tmp_path / "target"
     for name in ("mingpt", "projects", "data"):  # a copy, since building leaves files beside setup.py
-        shutil.copytree(REPOSITORY / name, source / name, ignore=lambda folder, names: [
-            name for name in names if not name.endswith(".py") and not os.path.isdir(os.path.join(folder, name))])
+        shutil.copytree(
+            REPOSITORY / name,
+            source / name,
+            ignore=lambda folder, names: [
+                name for name in names if not name.endswith(".py") and not os.path.isdir(os.path.join(folder, name))
+            ],
+        )
     shutil.copyfile(REPOSITORY / "setup.py", source / "setup.py")
     where_to = ["--prefix", target, "--editable"] if editable else ["--target", target]
-    done = subprocess.run([str(word) for word in (sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index",
-                                                  "--no-build-isolation", "--use-pep517", *where_to, source)],
-                          cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            str(word)
+            for word in (
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "-q",
+                "--no-deps",
+                "--no-index",
+                "--no-build-isolation",
+                "--use-pep517",
+                *where_to,
+                source,
+            )
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     site = next(target.rglob("*.dist-info")).parent
     if not editable:
         assert [path.name for path in site.iterdir() if path.suffix != ".dist-info"] == ["mingpt"]
-        assert {p.relative_to(site) for p in (site / "mingpt").rglob("*.py")} == \
-            {p.relative_to(REPOSITORY) for p in (REPOSITORY / "mingpt").rglob("*.py")}
-    done = subprocess.run([sys.executable, "-I", "-c", WHERE, str(site), str(REPOSITORY)], cwd=tmp_path, capture_output=True,
-                          text=True, check=True)
+        assert {p.relative_to(site) for p in (site / "mingpt").rglob("*.py")} == {
+            p.relative_to(REPOSITORY) for p in (REPOSITORY / "mingpt").rglob("*.py")
+        }
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", WHERE, str(site), str(REPOSITORY)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     installed, with_checkout = json.loads(done.stdout)
     assert installed["mingpt"] == str((source if editable else site) / "mingpt" / "__init__.py")
     assert not any(str(tmp_path) in str(installed[name]) for name in ("projects", "data"))

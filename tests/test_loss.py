@@ -63,7 +63,9 @@ def test_evaluation_keeps_no_gradient(monkeypatch):
 
 
 def test_in_float16_the_gradient_outlives_a_scaled_loss():
-    """A softmax over thousands of tokens, over thousands of targets, is less than float16 has, unless it is scaled first."""
+    """A softmax over thousands of tokens, over thousands of targets, is less than float16 has,
+    unless it is scaled first.
+    """
     logits = (torch.randn(1, 600, 8000) * 0.1).half().requires_grad_()
     targets = torch.zeros(1, 600, dtype=torch.long)
     assert logits.numel() > CachedCrossEntropy.LARGE
@@ -93,10 +95,12 @@ def test_second_derivatives_of_the_cached_loss_are_right(three_derivatives):
     found = []
     for loss in (cross_entropy, plain):
         x = logits.clone().requires_grad_()
-        gradient, = torch.autograd.grad(3 * loss(x, targets), x, create_graph=True)
+        (gradient,) = torch.autograd.grad(3 * loss(x, targets), x, create_graph=True)
         found.append(torch.autograd.grad(gradient.square().sum(), x)[0])
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-7)
-    torch.autograd.gradgradcheck(lambda x: cross_entropy(x, targets), logits.double().requires_grad_(), eps=1e-2, atol=1e-4)
+    torch.autograd.gradgradcheck(
+        lambda x: cross_entropy(x, targets), logits.double().requires_grad_(), eps=1e-2, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("derivative", [torch.func.grad, torch.func.jacfwd, torch.func.hessian])
@@ -110,11 +114,14 @@ def test_the_cached_loss_under_vmap(three_derivatives):
     logits, targets = three_derivatives
     many, more = torch.stack([logits, -logits, 2 * logits]), torch.stack([targets, targets.flip(0), targets])
     torch.testing.assert_close(torch.vmap(cross_entropy)(many, more), torch.stack(list(map(plain, many, more))))
-    torch.testing.assert_close(torch.vmap(cross_entropy, (None, 0))(logits, more), torch.stack([plain(logits, y) for y in more]))
-    torch.testing.assert_close(torch.vmap(torch.func.grad(cross_entropy))(many, more),
-                               torch.vmap(torch.func.grad(plain))(many, more))
+    torch.testing.assert_close(
+        torch.vmap(cross_entropy, (None, 0))(logits, more), torch.stack([plain(logits, y) for y in more])
+    )
+    torch.testing.assert_close(
+        torch.vmap(torch.func.grad(cross_entropy))(many, more), torch.vmap(torch.func.grad(plain))(many, more)
+    )
     x = logits.clone().requires_grad_()
     outer = torch.tensor([1.0, 2.0])
-    several, = torch.autograd.grad(cross_entropy(x, targets), x, outer, is_grads_batched=True)
-    once, = torch.autograd.grad(plain(x, targets), x)
+    (several,) = torch.autograd.grad(cross_entropy(x, targets), x, outer, is_grads_batched=True)
+    (once,) = torch.autograd.grad(plain(x, targets), x)
     torch.testing.assert_close(several, outer[:, None, None, None] * once)

@@ -59,6 +59,7 @@ def test_a_bigram_table_is_learned_when_the_rank_allows():
             value = (table * (table.log() - model(idx)[0][:, 0].log_softmax(-1))).sum(-1).mean()
             value.backward()
             return value
+
         optimizer.step(closure)
         return closure().item()
 
@@ -66,11 +67,14 @@ def test_a_bigram_table_is_learned_when_the_rank_allows():
     assert divergence(1) > 1e-3
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ((4, 2, 1), "order is 1; it must be at least 2"),
-    ((4, 0, 2), "n_embd is 0; it must be at least 1"),
-    ((0, 2, 2), "vocab_size is 0; it must be at least 1"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((4, 2, 1), "order is 1; it must be at least 2"),
+        ((4, 0, 2), "n_embd is 0; it must be at least 1"),
+        ((0, 2, 2), "vocab_size is 0; it must be at least 1"),
+    ],
+)
 def test_impossible_shapes_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         LowRank(*arguments)

@@ -6,12 +6,11 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional as F
 
-from mingpt.generate import KVCache
 from mingpt import fast
 from mingpt import model as model_file
 from mingpt.fast.attention import batched_attention, fast_attention, fused_attention
+from mingpt.generate import KVCache
 from mingpt.model import GPT, PRESETS, GPTConfig, attention
 
 SMALL = dict(vocab_size=31, block_size=24, n_layer=3, n_head=4, n_embd=32)
@@ -29,21 +28,29 @@ def tokens(*shape: int) -> torch.Tensor:
     return torch.randint(0, SMALL["vocab_size"], shape)
 
 
-ARCHITECTURES = [dict(positions=p, qk_norm=n, tie_weights=t)
-                 for p, n, t in itertools.product(("learned", "rotary"), (False, True), (False, True))]
+ARCHITECTURES = [
+    dict(positions=p, qk_norm=n, tie_weights=t)
+    for p, n, t in itertools.product(("learned", "rotary"), (False, True), (False, True))
+]
 
 
 def batched_where_it_can(q, k, v, mask, dropout):
-    return batched_attention(q, k, v, dropout) if mask is None and q.size(2) == k.size(2) else attention(q, k, v, mask, dropout)
+    return (
+        batched_attention(q, k, v, dropout)
+        if mask is None and q.size(2) == k.size(2)
+        else attention(q, k, v, mask, dropout)
+    )
 
 
 @pytest.fixture
 def take(monkeypatch):
     """`take("plain")`: models compute attention in that way from now on."""
+
     def take(way: str) -> None:
         monkeypatch.setattr(fast, "_on", way != "plain")
         kernels = {"batched": batched_where_it_can, "fused": fused_attention}
         monkeypatch.setattr(model_file, "fast_attention", kernels.get(way, fast_attention))
+
     return take
 
 
@@ -105,13 +112,19 @@ def test_rows_of_a_batch_do_not_influence_each_other():
 
 def test_gpt2_of_transformers_gives_the_same_logits_and_gradients():
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(
-        vocab_size=31, n_positions=24, n_layer=3, n_head=4, n_embd=32, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
+    theirs = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=31, n_positions=24, n_layer=3, n_head=4, n_embd=32, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
+        )
+    )
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     ours = GPT(GPTConfig(**SMALL))
-    state = {name: value.T if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) else value
-             for name, value in theirs.state_dict().items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
+    state = {
+        name: value.T if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) else value
+        for name, value in theirs.state_dict().items()
+        if not name.endswith((".attn.bias", ".attn.masked_bias"))
+    }
     ours.load_state_dict(state)
     idx = tokens(3, 24)
     expected = theirs(idx, labels=idx)
@@ -119,7 +132,9 @@ def test_gpt2_of_transformers_gives_the_same_logits_and_gradients():
     torch.testing.assert_close(logits, expected.logits[:, :-1], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(loss, expected.loss, rtol=1e-5, atol=1e-5)
     loss.backward(), expected.loss.backward()
-    torch.testing.assert_close(ours.transformer.wte.weight.grad, theirs.transformer.wte.weight.grad, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        ours.transformer.wte.weight.grad, theirs.transformer.wte.weight.grad, rtol=1e-3, atol=1e-5
+    )
 
 
 def test_rotary_scores_depend_on_distances_only():
@@ -145,8 +160,14 @@ def test_gpt2_has_its_published_number_of_parameters_and_key_names():
         gpt = GPT(GPTConfig.from_name("gpt2"))
     assert gpt.num_parameters() == 124_439_808
     names = set(gpt.state_dict())
-    assert {"transformer.wte.weight", "transformer.wpe.weight", "transformer.h.0.ln_1.bias",
-            "transformer.h.11.attn.c_attn.weight", "transformer.h.11.mlp.c_proj.bias", "lm_head.weight"} <= names
+    assert {
+        "transformer.wte.weight",
+        "transformer.wpe.weight",
+        "transformer.h.0.ln_1.bias",
+        "transformer.h.11.attn.c_attn.weight",
+        "transformer.h.11.mlp.c_proj.bias",
+        "lm_head.weight",
+    } <= names
     assert not [name for name in names if "mask" in name], "masks are no parameters"
 
 
@@ -190,13 +211,16 @@ def test_a_deep_copy_is_independent_of_the_original():
     assert twin.lm_head.weight is twin.transformer.wte.weight, "weights that were tied stay tied"
 
 
-@pytest.mark.parametrize("changes, message", [
-    (dict(n_embd=30), "n_embd is 30, which 4 heads do not divide"),
-    (dict(n_layer=0), "n_layer is 0; it must be at least 1"),
-    (dict(dropout=1.0), r"dropout is 1.0; it must be in \[0, 1\)"),
-    (dict(positions="sine"), "positions is 'sine'; it must be one of learned, rotary"),
-    (dict(positions="rotary", n_embd=20), "head_dim is 5; rotary positions turn pairs"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(n_embd=30), "n_embd is 30, which 4 heads do not divide"),
+        (dict(n_layer=0), "n_layer is 0; it must be at least 1"),
+        (dict(dropout=1.0), r"dropout is 1.0; it must be in \[0, 1\)"),
+        (dict(positions="sine"), "positions is 'sine'; it must be one of learned, rotary"),
+        (dict(positions="rotary", n_embd=20), "head_dim is 5; rotary positions turn pairs"),
+    ],
+)
 def test_a_bad_configuration_says_what_to_change(changes, message):
     with pytest.raises(ValueError, match=message):
         GPTConfig(**{**SMALL, **changes})
@@ -263,7 +287,9 @@ class FirstOutput(torch.nn.Module):
 
 def test_a_model_can_be_traced_and_exported_for_any_length():
     model = small_gpt(n_layer=1)
-    exported = torch.export.export(model, (tokens(1, 8),), dynamic_shapes={"idx": {1: torch.export.Dim("T", min=2, max=24)}}).module()
+    exported = torch.export.export(
+        model, (tokens(1, 8),), dynamic_shapes={"idx": {1: torch.export.Dim("T", min=2, max=24)}}
+    ).module()
     traced = torch.jit.trace(FirstOutput(model), (tokens(1, 8),), check_trace=False)
     with torch.no_grad():
         for T in (8, 5, 24):

@@ -1,10 +1,10 @@
 """The transformers of the n-gram study: against plain references, many at once, skips and freezing."""
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
+from test_ngram_law import random_law
 from torch import nn
 
 from mingpt.interpret.hooks import record
@@ -14,8 +14,7 @@ from projects.ngram_superposition.faults import OneLowRank, OneTransformer
 from projects.ngram_superposition.interpretation import all_contexts
 from projects.ngram_superposition.losses import Objective, evaluate, score_logits
 from projects.ngram_superposition.training import EnsembleAdam, TrainingConfig, train
-from projects.ngram_superposition.transformer import PARTS, LowRanks, Skips, Transformers, TransformerConfig, layer_norm
-from test_ngram_law import random_law
+from projects.ngram_superposition.transformer import PARTS, LowRanks, Skips, TransformerConfig, Transformers, layer_norm
 
 SHAPES = [
     TransformerConfig(4, 3, 5),
@@ -44,14 +43,17 @@ def sequence_divergence(logits, idx, law, next_token):
 
 def test_against_pytorchs_multihead_attention():
     """The notebook's model, with its own weights copied in."""
-    plain, model = OneTransformer(10, 5, 4, 3).double(), Transformers(TransformerConfig(10, 3, 5, n_parallel=4),
-                                                                      [0]).double()
+    plain, model = (
+        OneTransformer(10, 5, 4, 3).double(),
+        Transformers(TransformerConfig(10, 3, 5, n_parallel=4), [0]).double(),
+    )
     with torch.no_grad():
         for mine, theirs in ((model.wte, plain.wte), (model.wpe, plain.wpe), (model.lm_head, plain.lm_head)):
             mine[0] = theirs.weight
         for h, attn in enumerate(plain.attn):
-            for mine, theirs in zip((model.h[0].attn.c_q, model.h[0].attn.c_k, model.h[0].attn.c_v),
-                                    attn.in_proj_weight.chunk(3)):
+            for mine, theirs in zip(
+                (model.h[0].attn.c_q, model.h[0].attn.c_k, model.h[0].attn.c_v), attn.in_proj_weight.chunk(3)
+            ):
                 mine[0, h] = theirs.T
             model.h[0].attn.c_o[0, h] = attn.out_proj.weight.T
     idx = torch.randint(10, (20, 3))
@@ -163,11 +165,16 @@ def test_adam_is_pytorchs():
 
 
 @pytest.mark.parametrize("kind", ["exact", "next", "full"])
-@pytest.mark.parametrize("make", [
-    lambda seeds, skips: Transformers(TransformerConfig(4, 3, 4, n_layer=2, n_parallel=2, n_head=2, width=5), seeds,
-                                      skips),
-    lambda seeds, skips: LowRanks(4, 3, 3, seeds),
-], ids=["transformer", "LowRank"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda seeds, skips: Transformers(
+            TransformerConfig(4, 3, 4, n_layer=2, n_parallel=2, n_head=2, width=5), seeds, skips
+        ),
+        lambda seeds, skips: LowRanks(4, 3, 3, seeds),
+    ],
+    ids=["transformer", "LowRank"],
+)
 def test_many_at_once_are_trained_as_one_at_a_time(make, kind):
     """Models with seeds, laws, rates, skips and frozen parts of their own."""
     seeds, laws, rates = [3, 1, 4, 1], [random_law(4, 3, i) for i in range(4)], [1e-2, 3e-3, 1e-3, 2e-2]
@@ -201,6 +208,7 @@ def test_frozen_parts_stay_bit_for_bit(part):
 @pytest.mark.parametrize("batch_size", [20, 64], ids=["rows", "counts"])
 def test_where_one_token_is_possible_both_losses_train_the_same_models_to_the_last_bit(batch_size):
     """There are 36 contexts, so batches of 20 are drawn rows, and of 64 a table of counts."""
+
     def trained(law, kind):
         model = Transformers(TransformerConfig(6, 3, 4, n_parallel=2), [0, 1])
         train(model, Objective(law, kind, [0, 1], batch_size), TrainingConfig(30, 1e-2))
@@ -215,8 +223,11 @@ def test_training_learns():
     law = geometric_law([1, 1, 1], [5, 5, 1], 5, 0)
     model = LowRanks(5, 3, 3, [0, 1])
     losses = train(model, Objective(law, "exact", [0, 1]), TrainingConfig(400, 3e-2))
-    assert losses[0].min() > 1.5 and evaluate(model, law).divergence.max() < 0.05 and evaluate(model,
-                                                                                               law).accuracy.min() == 1
+    assert (
+        losses[0].min() > 1.5
+        and evaluate(model, law).divergence.max() < 0.05
+        and evaluate(model, law).accuracy.min() == 1
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -235,10 +246,15 @@ def changed(model, name, idx, place):
     return not torch.equal(*seen)
 
 
-@pytest.mark.parametrize("skip, name, place", [
-    ("pos_qk", "wpe", "h.0.attn.pattern"), ("emb_qk", "wte", "h.0.attn.pattern"),
-    ("pos_ov", "wpe", "h.0.attn.v"), ("emb_ov", "wte", "h.0.attn.v"),
-])
+@pytest.mark.parametrize(
+    "skip, name, place",
+    [
+        ("pos_qk", "wpe", "h.0.attn.pattern"),
+        ("emb_qk", "wte", "h.0.attn.pattern"),
+        ("pos_ov", "wpe", "h.0.attn.v"),
+        ("emb_ov", "wte", "h.0.attn.v"),
+    ],
+)
 def test_what_is_skipped_has_no_influence_at_all(skip, name, place):
     config, idx = TransformerConfig(5, 3, 4), torch.randint(5, (10, 3))
     assert not changed(Transformers(config, [0], [Skips(**{skip: True})]), name, idx, place)
@@ -246,9 +262,10 @@ def test_what_is_skipped_has_no_influence_at_all(skip, name, place):
 
 
 def test_without_the_residual_only_attention_is_left():
-    model, idx = Transformers(TransformerConfig(5, 3, 4), [0, 0], [Skips(residual=True), Skips()]), torch.randint(5,
-                                                                                                                  (10,
-                                                                                                                   3))
+    model, idx = (
+        Transformers(TransformerConfig(5, 3, 4), [0, 0], [Skips(residual=True), Skips()]),
+        torch.randint(5, (10, 3)),
+    )
     with torch.no_grad(), record(model, ["h.0.attn", "h.0.resid_mid", "h.0.resid_pre"]) as seen:
         model(idx)
     assert torch.equal(seen["h.0.resid_mid"][0], seen["h.0.attn"][0])
@@ -273,14 +290,20 @@ def test_the_record_adds_up():
 # Mistakes
 
 
-@pytest.mark.parametrize("changes, message", [
-    (dict(n_embd=5, n_head=2), "n_embd is 5, which 2 heads do not divide; change n_embd or n_head, or set head_dim"),
-    (dict(order=3, block_size=2), "block_size is 2, shorter than an n-gram; it must be at least order, 3"),
-    (dict(order=1), "order is 1; it must be at least 2"),
-    (dict(order=9), "order is 9; it must be at most 7"),
-    (dict(n_parallel=0), "n_parallel is 0; it must be at least 1"),
-    (dict(width=-1), "width is -1; it must be at least 0"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            dict(n_embd=5, n_head=2),
+            "n_embd is 5, which 2 heads do not divide; change n_embd or n_head, or set head_dim",
+        ),
+        (dict(order=3, block_size=2), "block_size is 2, shorter than an n-gram; it must be at least order, 3"),
+        (dict(order=1), "order is 1; it must be at least 2"),
+        (dict(order=9), "order is 9; it must be at most 7"),
+        (dict(n_parallel=0), "n_parallel is 0; it must be at least 1"),
+        (dict(width=-1), "width is -1; it must be at least 0"),
+    ],
+)
 def test_impossible_shapes_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         TransformerConfig(**changes)
@@ -306,8 +329,11 @@ def test_other_mistakes_get_one_line():
         Objective([law, random_law(3, 3)], "exact", [0, 1])
     with pytest.raises(ValueError, match="idx has 4 tokens; block_size is 3"):
         Transformers(TransformerConfig(), [0])(torch.zeros(1, 4, dtype=torch.long))
-    for changes, message in ((dict(max_iters=0), "max_iters is 0"), (dict(learning_rate=0), "learning_rate is 0"),
-                             (dict(final_rate=2), "final_rate is 2")):
+    for changes, message in (
+        (dict(max_iters=0), "max_iters is 0"),
+        (dict(learning_rate=0), "learning_rate is 0"),
+        (dict(final_rate=2), "final_rate is 2"),
+    ):
         with pytest.raises(ValueError, match=message):
             TrainingConfig(**changes)
     with pytest.raises(FloatingPointError, match="the loss is no longer a number; lower --learning_rate"):

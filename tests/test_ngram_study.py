@@ -9,25 +9,30 @@ import signal
 import numpy as np
 import pytest
 import torch
+from test_ngram_law import random_law
 
 from mingpt.support import command
+from projects.ngram_superposition import run as run_module
 from projects.ngram_superposition.distributions import Law, almost_rank_law, geometric_law, peaked_law, rank_law
 from projects.ngram_superposition.experiments import FROZEN, all_skips, divergence_of
 from projects.ngram_superposition.faults import error_of, notebook_attention_map, notebook_freeze, notebook_mean
-from projects.ngram_superposition.interpretation import (attention_map, closed_form_embeddings, head_contributions,
-                                                         last_residual,
-                                                         projection, random_subspace_distance, subspace_distance,
-                                                         top_span)
+from projects.ngram_superposition.interpretation import (
+    attention_map,
+    closed_form_embeddings,
+    head_contributions,
+    last_residual,
+    projection,
+    random_subspace_distance,
+    subspace_distance,
+    top_span,
+)
 from projects.ngram_superposition.losses import Objective, evaluate
 from projects.ngram_superposition.optimum import Problem, least_squares, solve, solve_all
-from projects.ngram_superposition import run as run_module
 from projects.ngram_superposition.run import EXPERIMENTS, main
 from projects.ngram_superposition.scaling import accuracy_bound, fit_power_law, fit_sweeps
 from projects.ngram_superposition.settings import LAWS, Setup
 from projects.ngram_superposition.training import TrainingConfig, train
-from projects.ngram_superposition.transformer import LowRanks, Skips, Transformers, TransformerConfig, layer_norm
-from test_ngram_law import random_law
-
+from projects.ngram_superposition.transformer import LowRanks, Skips, TransformerConfig, Transformers, layer_norm
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The optimum
@@ -54,8 +59,10 @@ def brute_force(law: Law) -> float:
     plane /= plane.norm(dim=1, keepdim=True)
     angle = torch.linspace(0, math.pi, 1001, dtype=torch.float64)
     u = angle.cos()[:, None] * plane[0] + angle.sin()[:, None] * plane[1]  # (A, 3)
-    low, high = torch.full((1001, len(law.contexts)), -60.0).double(), torch.full((1001, len(law.contexts)),
-                                                                                  60.0).double()
+    low, high = (
+        torch.full((1001, len(law.contexts)), -60.0).double(),
+        torch.full((1001, len(law.contexts)), 60.0).double(),
+    )
     wanted = u @ law.conditional.T
     for _ in range(45):
         e = (low + high) / 2
@@ -69,20 +76,24 @@ def brute_force(law: Law) -> float:
 @pytest.mark.parametrize("n", [2, 3])
 def test_brute_force_finds_nothing_better(n, seed):
     generator = torch.Generator().manual_seed(seed)
-    law = Law(tuple((2 * torch.randn((3,) * (k + 1), generator=generator, dtype=torch.float64)).softmax(-1)
-                    for k in range(n)))
+    law = Law(
+        tuple((2 * torch.randn((3,) * (k + 1), generator=generator, dtype=torch.float64)).softmax(-1) for k in range(n))
+    )
     assert solve(law, 1, starts=8).divergence == pytest.approx(brute_force(law), abs=2e-5)
 
 
 def test_gradient_of_the_solver_is_autograds():
     law = random_law(3, 3)
-    problem, x = Problem(law.contexts[None], law.conditional[None]), torch.randn(1, 12, 2, dtype=torch.float64,
-                                                                                 requires_grad=True)
+    problem, x = (
+        Problem(law.contexts[None], law.conditional[None]),
+        torch.randn(1, 12, 2, dtype=torch.float64, requires_grad=True),
+    )
     value, gradient = problem.value_and_gradient(x.detach())
     logits = x[:, :9] @ x[:, 9:].transpose(1, 2)
     reference = -(law.joint * logits.log_softmax(-1)).sum() - law.entropy()
-    assert torch.allclose(value, reference.detach()) and torch.allclose(gradient, torch.autograd.grad(reference, x)[0],
-                                                                        atol=1e-12)
+    assert torch.allclose(value, reference.detach()) and torch.allclose(
+        gradient, torch.autograd.grad(reference, x)[0], atol=1e-12
+    )
 
 
 def test_training_does_not_beat_the_optimum_and_several_laws_are_solved_as_one():
@@ -207,8 +218,9 @@ def test_closed_form_is_the_weighted_regression_and_exact_when_it_can_be():
         assert torch.allclose(fitted[row], expected, atol=1e-8)
     near = almost_rank_law([6, 6], 6, 4, False, 0)
     found = solve(near, 3)
-    assert divergence_of(closed_form_embeddings(found.lm_head, near), found.lm_head,
-                         near) == pytest.approx(found.divergence, rel=0.05)
+    assert divergence_of(closed_form_embeddings(found.lm_head, near), found.lm_head, near) == pytest.approx(
+        found.divergence, rel=0.05
+    )
 
 
 def test_laws_with_zeros_have_no_logarithms():
@@ -248,10 +260,28 @@ def test_power_laws_are_recovered_with_an_intercept_for_each_group():
 
 def scaling_rows(exponent, fall):
     """What `scaling` writes of models whose excess is N ** exponent * ln(1/alpha_2) ** fall, above an optimum of 1."""
-    return [{"sweep": "vocab_size", "value": N, "alpha_1": a, "alpha_2": b, "seed": seed, "N": N, "d": 5, "n_layer": 1,
-             "para": 5, "n_head": 1, "width": 0, "depth": 1, "optimum": 1.0,
-             "divergence": 1 + N**exponent * (-math.log(b)) ** fall}
-            for N in (2, 4, 8) for a in (0.9, 1.0) for b in (0.3, 0.6, 0.9) for seed in (0, 1)]
+    return [
+        {
+            "sweep": "vocab_size",
+            "value": N,
+            "alpha_1": a,
+            "alpha_2": b,
+            "seed": seed,
+            "N": N,
+            "d": 5,
+            "n_layer": 1,
+            "para": 5,
+            "n_head": 1,
+            "width": 0,
+            "depth": 1,
+            "optimum": 1.0,
+            "divergence": 1 + N**exponent * (-math.log(b)) ** fall,
+        }
+        for N in (2, 4, 8)
+        for a in (0.9, 1.0)
+        for b in (0.3, 0.6, 0.9)
+        for seed in (0, 1)
+    ]
 
 
 def test_the_excess_is_fitted_against_the_shape_and_against_the_fall_of_the_law():
@@ -297,12 +327,15 @@ def test_all_experiments_run_quickly_and_leave_figures_and_numbers(tmp_path, mon
     assert len((tmp_path / "scaling.csv").read_text().splitlines()) == 1 + 6 * 2 * 2
     faults = {row["fault"]: row for row in json.loads((tmp_path / "faults.json").read_text())["numbers"]["rows"]}
     assert len(faults) == 9
-    effect = faults["skips do not reach the model"]  # of models trained side by side: places in a batch round differently
+    effect = faults[
+        "skips do not reach the model"
+    ]  # of models trained side by side: places in a batch round differently
     assert abs(effect["notebook"]) < 1e-6 and abs(effect["right"]) > 1e-5
     assert faults["the freezing cell omits freeze_pos"]["notebook"] == "KeyError: 'freeze_pos'"
     assert faults["the freezing cell omits freeze_pos"]["right"] == "positions, O"
     assert faults["LowRank called in an old order"]["notebook"].endswith(
-        "takes 4 positional arguments but 5 were given")
+        "takes 4 positional arguments but 5 were given"
+    )
 
 
 FEW = ("closed_form", "large_optimum", "faults")
@@ -316,10 +349,16 @@ def few_experiments(monkeypatch, coarse_figures):
 
 def results(folder) -> dict:
     """Experiment -> what its file says, but for seconds, those inside the numbers too."""
+
     def timeless(value):
         if isinstance(value, dict):
-            return {key: timeless(part) for key, part in value.items() if "seconds" not in key and key != "sha256 of the rest"}
+            return {
+                key: timeless(part)
+                for key, part in value.items()
+                if "seconds" not in key and key != "sha256 of the rest"
+            }
         return [timeless(part) for part in value] if isinstance(value, list) else value
+
     return {path.name: timeless(json.loads(path.read_text())) for path in folder.glob("*.json")}
 
 
@@ -337,8 +376,10 @@ def test_a_stop_keeps_what_is_finished_and_resume_runs_the_rest(tmp_path, monkey
         run(patch, *words, "--out", tmp_path / "cut")
     said = capsys.readouterr()
     assert ended.value.code == 143 and said.err.splitlines()[-1] == (
-        f"stopped by SIGTERM; experiments that are finished are kept in {tmp_path / 'cut'}, and the same command with --resume "
-        "runs the others")
+        f"stopped by SIGTERM; experiments that are finished are kept in {tmp_path / 'cut'}, and the same command "
+        "with --resume "
+        "runs the others"
+    )
     assert list(results(tmp_path / "cut")) == ["closed_form.json"]
     kept = (tmp_path / "cut" / "closed_form.json").stat()
     run(monkeypatch, *words, "--out", tmp_path / "cut", "--resume")
@@ -346,15 +387,22 @@ def test_a_stop_keeps_what_is_finished_and_resume_runs_the_rest(tmp_path, monkey
     assert (tmp_path / "cut" / "closed_form.json").stat() == kept
     found, expected = results(tmp_path / "cut"), results(tmp_path / "unbroken")
     assert len(found) == 3 and found == expected
-    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == sorted(path.name for path in (tmp_path / "unbroken").iterdir())
+    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == sorted(
+        path.name for path in (tmp_path / "unbroken").iterdir()
+    )
 
 
-def test_results_of_other_settings_or_of_somebody_else_are_not_taken_for_finished(tmp_path, monkeypatch, capsys, few_experiments):
+def test_results_of_other_settings_or_of_somebody_else_are_not_taken_for_finished(
+    tmp_path, monkeypatch, capsys, few_experiments
+):
     words, path = ("large_optimum", "--quick", "--out", tmp_path), tmp_path / "large_optimum.json"
     path.write_text('{"experiment": "large_optimum", "numbers": 1}')
-    for more, said in (((), "note: .*: not a result that this program wrote\n"), (("--max_iters", "9"), "is of another run: max_iters was 10 and is 9"),
-                       (("--max_iters", "9", "--seed", "7"), "is of another run: seed was 2222 and is 7"),
-                       (("--max_iters", "9", "--seed", "7"), "kept: ")):
+    for more, said in (
+        ((), "note: .*: not a result that this program wrote\n"),
+        (("--max_iters", "9"), "is of another run: max_iters was 10 and is 9"),
+        (("--max_iters", "9", "--seed", "7"), "is of another run: seed was 2222 and is 7"),
+        (("--max_iters", "9", "--seed", "7"), "kept: "),
+    ):
         run(monkeypatch, *words, *more, "--resume")
         assert re.search(said, capsys.readouterr().out), said
     assert json.loads((tmp_path / "large_optimum.json.kept").read_text())["numbers"] == 1
@@ -362,19 +410,44 @@ def test_results_of_other_settings_or_of_somebody_else_are_not_taken_for_finishe
         patch.setattr(run_module, "VERSION", 0)
         run(patch, *words, *more, "--resume")
     assert "is of another run: version was 1 and is 0" in capsys.readouterr().out
-    for content in (path.read_text().replace("2222", "7").replace('"divergence": ', '"divergence": 1'), "[" * 100_000, "[3]"):
+    for content in (
+        path.read_text().replace("2222", "7").replace('"divergence": ', '"divergence": 1'),
+        "[" * 100_000,
+        "[3]",
+    ):
         path.write_text(content)
         run(monkeypatch, *words, *more, "--resume")
         assert "kept: " not in capsys.readouterr().out
 
 
 def test_settings_are_taken(tmp_path, monkeypatch, coarse_figures):
-    run(monkeypatch, "freezing", "--quick", "--seeds", "1", "--vocab-size", "4", "--n_embd", "3", "--nb_tokens",
+    run(
+        monkeypatch,
+        "freezing",
+        "--quick",
+        "--seeds",
+        "1",
+        "--vocab-size",
+        "4",
+        "--n_embd",
+        "3",
+        "--nb_tokens",
         "4,2,4",
-        "--law", "zipf", "--out", tmp_path, "--objective", "exact", "--dtype", "float64")
+        "--law",
+        "zipf",
+        "--out",
+        tmp_path,
+        "--objective",
+        "exact",
+        "--dtype",
+        "float64",
+    )
     result = json.loads((tmp_path / "freezing.json").read_text())
-    assert (result["settings"]["vocab_size"], result["settings"]["law"], result["options"]["dtype"]) == (4, "zipf",
-                                                                                                         "float64")
+    assert (result["settings"]["vocab_size"], result["settings"]["law"], result["options"]["dtype"]) == (
+        4,
+        "zipf",
+        "float64",
+    )
     assert list(result["numbers"]["divergence"]) == list(FROZEN)
 
 
@@ -398,38 +471,52 @@ def test_every_combination_of_skips_that_leaves_an_input():
     assert len(all_skips()) == 18 and all_skips()[0] == Skips() and len(set(map(str, all_skips()))) == 18
 
 
-@pytest.mark.parametrize("words, message", [
-    (["subspace", "--n_parallel", "3"],
-     "error: subspace takes no --n_parallel; it takes vocab_size, n_embd, objective"),
-    (["all", "--max_iters", "3"], "error: all takes no --max_iters"),
-    (["freezing", "--n_embd", "5", "--n_head", "2"], "error: n_embd is 5, which 2 heads do not divide"),
-    (["freezing", "--nb_tokens", "10,11,1"],
-     "error: nb_tokens[1] is 11; it must be from 1 to the 10 tokens that there are"),
-    (["freezing", "--nb_tokens", "10,x,1"], "error: --nb_tokens is '10,x,1'; write numbers with commas between"),
-    (["freezing", "--alphas", "1,1"], "error: 2 alphas for 3 nb_tokens"),
-    (["freezing", "--law", "pareto"], "error: --law is 'pareto'; it must be one of geometric, power, zipf, peaked"),
-    (["freezing", "--law", "peaked"],
-     "error: --nb_tokens ends in 1; a peaked law makes all tokens possible at the end"),
-    (["freezing", "--law", "rank", "--nb_tokens", "all", "--rank", "11"], "error: rank is 11; logits over 10 tokens"),
-    (["freezing", "--objective", "some"], "error: --objective is 'some'"),
-    (["freezing", "--seeds", "0"], "error: --seeds is 0"),
-    (["freezing", "--seeds", "99999999999999999999"], "error: argument --seeds: '99999999999999999999"),
-    (["freezing", "--seed", "99999999999999999999"], "error: argument --seed: '99999999999999999999"),
-    (["freezing", "--seed", "-1"], "error: --seed is -1"),
-    (["freezing", "--learning_rate", "nan"], "error: argument --learning_rate: 'nan' is not finite"),
-    (["freezing", "--learning_rate", "inf"], "error: argument --learning_rate: 'inf' is not finite"),
-    (["freezing", "--alphas", "nan,1,1"], "error: alphas[0] is nan; the ratio"),
-    (["superposition", "--peak", "nan"], "error: argument --peak: 'nan' is not finite"),
-    (["faults", "--vocab_size", "9" * 400], "error: argument --vocab_size: '9999"),
-    (["freezing", "--n_parallel", "-99999999999"], "error: --n_parallel is -99999999999; it must be less than"),
-    (["freezing", "--dtype", "float16"], "error: --dtype is 'float16'"),
-    (["freezing", "--batch_size", "0"], "error: --batch_size is 0"),
-    (["freezing", "--max_iters", "0"], "error: max_iters is 0"),
-    (["attention_map", "--quick", "--nb_tokens", "10,10", "--alphas", "1,1"],
-     "error: an attention map over pairs of tokens is of trigram"),
-    (["subspace", "--n_embd", "11"], "error: --n_embd is 11, more than the 10 tokens"),
-    (["superposition", "--quick", "--device", "tpu"], "error: device 'tpu' cannot be used here"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (
+            ["subspace", "--n_parallel", "3"],
+            "error: subspace takes no --n_parallel; it takes vocab_size, n_embd, objective",
+        ),
+        (["all", "--max_iters", "3"], "error: all takes no --max_iters"),
+        (["freezing", "--n_embd", "5", "--n_head", "2"], "error: n_embd is 5, which 2 heads do not divide"),
+        (
+            ["freezing", "--nb_tokens", "10,11,1"],
+            "error: nb_tokens[1] is 11; it must be from 1 to the 10 tokens that there are",
+        ),
+        (["freezing", "--nb_tokens", "10,x,1"], "error: --nb_tokens is '10,x,1'; write numbers with commas between"),
+        (["freezing", "--alphas", "1,1"], "error: 2 alphas for 3 nb_tokens"),
+        (["freezing", "--law", "pareto"], "error: --law is 'pareto'; it must be one of geometric, power, zipf, peaked"),
+        (
+            ["freezing", "--law", "peaked"],
+            "error: --nb_tokens ends in 1; a peaked law makes all tokens possible at the end",
+        ),
+        (
+            ["freezing", "--law", "rank", "--nb_tokens", "all", "--rank", "11"],
+            "error: rank is 11; logits over 10 tokens",
+        ),
+        (["freezing", "--objective", "some"], "error: --objective is 'some'"),
+        (["freezing", "--seeds", "0"], "error: --seeds is 0"),
+        (["freezing", "--seeds", "99999999999999999999"], "error: argument --seeds: '99999999999999999999"),
+        (["freezing", "--seed", "99999999999999999999"], "error: argument --seed: '99999999999999999999"),
+        (["freezing", "--seed", "-1"], "error: --seed is -1"),
+        (["freezing", "--learning_rate", "nan"], "error: argument --learning_rate: 'nan' is not finite"),
+        (["freezing", "--learning_rate", "inf"], "error: argument --learning_rate: 'inf' is not finite"),
+        (["freezing", "--alphas", "nan,1,1"], "error: alphas[0] is nan; the ratio"),
+        (["superposition", "--peak", "nan"], "error: argument --peak: 'nan' is not finite"),
+        (["faults", "--vocab_size", "9" * 400], "error: argument --vocab_size: '9999"),
+        (["freezing", "--n_parallel", "-99999999999"], "error: --n_parallel is -99999999999; it must be less than"),
+        (["freezing", "--dtype", "float16"], "error: --dtype is 'float16'"),
+        (["freezing", "--batch_size", "0"], "error: --batch_size is 0"),
+        (["freezing", "--max_iters", "0"], "error: max_iters is 0"),
+        (
+            ["attention_map", "--quick", "--nb_tokens", "10,10", "--alphas", "1,1"],
+            "error: an attention map over pairs of tokens is of trigram",
+        ),
+        (["subspace", "--n_embd", "11"], "error: --n_embd is 11, more than the 10 tokens"),
+        (["superposition", "--quick", "--device", "tpu"], "error: device 'tpu' cannot be used here"),
+    ],
+)
 def test_a_mistake_ends_in_one_line(words, message, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         run(monkeypatch, *words, "--out", tmp_path)
@@ -437,8 +524,10 @@ def test_a_mistake_ends_in_one_line(words, message, tmp_path, monkeypatch, capsy
     assert ended.value.code == 2 and len(shown) == 1 and shown[0].startswith(message)
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/status") or os.path.exists("/dev/nvidiactl"),
-                    reason="only Linux grants memory that is not there, and drivers of GPUs map more than they use")
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/status") or os.path.exists("/dev/nvidiactl"),
+    reason="only Linux grants memory that is not there, and drivers of GPUs map more than they use",
+)
 def test_sizes_that_no_memory_holds_end_in_one_line(tmp_path, monkeypatch, capsys):
     read = command._kibibytes
     monkeypatch.setattr(command, "_kibibytes", lambda path, name: read(path, name) if name == "VmData" else 1 << 28)

@@ -19,18 +19,28 @@ def gpt(**changes) -> GPT:
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_every_parameter_is_updated_by_exactly_one_optimizer(optimizer, changes):
     model = gpt(**changes)
-    held = [p for o in make_optimizers(model, OptimConfig(optimizer=optimizer)) for g in o.param_groups for p in g["params"]]
+    held = [
+        p for o in make_optimizers(model, OptimConfig(optimizer=optimizer)) for g in o.param_groups for p in g["params"]
+    ]
     assert sorted(map(id, held)) == sorted(map(id, model.parameters()))
 
 
 @pytest.mark.parametrize("tie_weights", [True, False])
 def test_only_matrices_decay(tie_weights):
     model = gpt(tie_weights=tie_weights)
-    decayed = {id(p) for o in make_optimizers(model, OptimConfig()) for g in o.param_groups if g["weight_decay"]
-               for p in g["params"]}
+    decayed = {
+        id(p)
+        for o in make_optimizers(model, OptimConfig())
+        for g in o.param_groups
+        if g["weight_decay"]
+        for p in g["params"]
+    }
     names = {name for name, p in model.named_parameters() if id(p) in decayed}
-    expected = {f"transformer.h.{i}.{part}.weight" for i in range(2)
-                for part in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
+    expected = {
+        f"transformer.h.{i}.{part}.weight"
+        for i in range(2)
+        for part in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    }
     assert names == expected | (set() if tie_weights else {"lm_head.weight"})
     # "ln_1.weight" and "LayerNorm.weight" are both names people have searched for: norms are told by their class.
     assert not [name for name in names if "ln_" in name or "wte" in name or "wpe" in name or "bias" in name]
@@ -45,9 +55,14 @@ def test_groups_are_found_in_models_of_other_make():
             self.table = nn.Embedding(5, 4)
             self.LayerNorm = nn.LayerNorm(4)
             self.lm_head = nn.Linear(4, 5)
+
     groups = {name: {n for n, _ in pairs} for name, pairs in parameter_groups(Odd()).items()}
-    assert groups == {"matrices": {"queries"}, "head": {"lm_head.weight"}, "embeddings": {"table.weight"},
-                      "vectors": {"scale", "LayerNorm.weight", "LayerNorm.bias", "lm_head.bias"}}
+    assert groups == {
+        "matrices": {"queries"},
+        "head": {"lm_head.weight"},
+        "embeddings": {"table.weight"},
+        "vectors": {"scale", "LayerNorm.weight", "LayerNorm.bias", "lm_head.bias"},
+    }
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
@@ -70,7 +85,7 @@ def test_orthogonalize_keeps_the_singular_vectors_and_levels_the_values(shape):
     matrices = u * torch.linspace(0.1, 30, u.size(-1)) @ vt  # the smallest is far above what five steps cannot lift
     result = orthogonalize(matrices)
     assert result.shape == matrices.shape and result.dtype == matrices.dtype
-    values = (u.mT @ result @ vt.mT)
+    values = u.mT @ result @ vt.mT
     diagonal = values.diagonal(dim1=-2, dim2=-1)
     assert diagonal.min() > 0.3 and diagonal.max() < 1.4
     assert (values - torch.diag_embed(diagonal)).abs().max() < 0.1
@@ -84,7 +99,9 @@ def test_muon_treats_the_blocks_of_a_fused_matrix_one_by_one():
         part.grad = piece.clone()
     Muon([dict(params=[fused], blocks=3)]).step(), Muon(parts).step()
     torch.testing.assert_close(fused.data, torch.cat([p.data for p in parts]))
-    assert fused[:16].norm() > 0.5 * fused[32:].norm(), "small gradients of one block move as far as large ones of another"
+    assert fused[:16].norm() > 0.5 * fused[32:].norm(), (
+        "small gradients of one block move as far as large ones of another"
+    )
 
 
 def test_muon_refuses_what_is_no_matrix():
@@ -110,14 +127,17 @@ def test_the_handouts_cosine_does_not_climb_back():
     assert 0.5 * (1 + math.cos(math.pi * 400 / 200)) == pytest.approx(1.0), "what the unclamped one gives"
 
 
-@pytest.mark.parametrize("changes, message", [
-    (dict(optimizer="sgd"), "optimizer is 'sgd'; it must be one of adamw, muon"),
-    (dict(schedule="step"), "schedule is 'step'; it must be one of constant, linear, cosine"),
-    (dict(learning_rate=0.0), "learning_rate is 0.0; it must be positive"),
-    (dict(weight_decay=-1.0), "weight_decay is -1.0; it must not be negative"),
-    (dict(beta2=1.0), r"beta2 is 1.0; it must be in \[0, 1\)"),
-    (dict(min_lr_ratio=2.0), r"min_lr_ratio is 2.0; it must be in \[0, 1\]"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(optimizer="sgd"), "optimizer is 'sgd'; it must be one of adamw, muon"),
+        (dict(schedule="step"), "schedule is 'step'; it must be one of constant, linear, cosine"),
+        (dict(learning_rate=0.0), "learning_rate is 0.0; it must be positive"),
+        (dict(weight_decay=-1.0), "weight_decay is -1.0; it must not be negative"),
+        (dict(beta2=1.0), r"beta2 is 1.0; it must be in \[0, 1\)"),
+        (dict(min_lr_ratio=2.0), r"min_lr_ratio is 2.0; it must be in \[0, 1\]"),
+    ],
+)
 def test_a_bad_configuration_says_what_to_change(changes, message):
     with pytest.raises(ValueError, match=message):
         OptimConfig(**changes)

@@ -16,17 +16,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mingpt.pretrained import gpt2 as pretrained
-from mingpt.support.checkpoints import save_torch
 from mingpt.interpret.hooks import record
 from mingpt.model import GPT, GPTConfig
+from mingpt.pretrained import gpt2 as pretrained
 from mingpt.pretrained.gpt2 import SafeTensors, write_safetensors
+from mingpt.support.checkpoints import save_torch
 from projects.birthplace.variants import Synthesizer
 
 CLOSE = dict(rtol=1e-4, atol=1e-4)
 SHAPES = [  # vocab_size, context, layers, heads, width, tied
-    (31, 24, 3, 4, 32, True), (17, 9, 2, 3, 15, False), (50, 33, 1, 7, 28, True), (23, 16, 4, 1, 8, False),
-    (11, 40, 2, 5, 40, True)]
+    (31, 24, 3, 4, 32, True),
+    (17, 9, 2, 3, 15, False),
+    (50, 33, 1, 7, 28, True),
+    (23, 16, 4, 1, 8, False),
+    (11, 40, 2, 5, 40, True),
+]
 
 
 def small_gpt(seed: int = 0, **changes) -> GPT:
@@ -45,9 +49,19 @@ def transformers():
 
 
 def their_gpt(transformers, V, T, n_layer, n_head, C, tied):
-    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(
-        vocab_size=V, n_positions=T, n_layer=n_layer, n_head=n_head, n_embd=C, tie_word_embeddings=tied,
-        bos_token_id=None, eos_token_id=None, attn_implementation="eager"))
+    model = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=V,
+            n_positions=T,
+            n_layer=n_layer,
+            n_head=n_head,
+            n_embd=C,
+            tie_word_embeddings=tied,
+            bos_token_id=None,
+            eos_token_id=None,
+            attn_implementation="eager",
+        )
+    )
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     return model.eval()
@@ -86,8 +100,9 @@ def test_what_is_written_here_is_the_same_model_in_transformers(transformers, sh
     V, T, n_layer, n_head, C, tied = shape
     ours = small_gpt(vocab_size=V, block_size=T, n_layer=n_layer, n_head=n_head, n_embd=C, tie_weights=tied)
     ours.save_pretrained(tmp_path)
-    theirs, info = transformers.GPT2LMHeadModel.from_pretrained(tmp_path, output_loading_info=True,
-                                                                attn_implementation="eager")
+    theirs, info = transformers.GPT2LMHeadModel.from_pretrained(
+        tmp_path, output_loading_info=True, attn_implementation="eager"
+    )
     assert not any(info.values()), info
     assert_same_model(ours, theirs.eval())
 
@@ -112,8 +127,13 @@ def test_shards_old_files_and_files_without_the_prefix_are_read(transformers, tm
 
 def test_a_file_of_transformers_own_library_and_ours_are_alike(tmp_path):
     safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
-    tensors = {"a": torch.randn(3, 5), "b": torch.randn(7).half(), "c": torch.randn(2, 1, 3).bfloat16(),
-               "d": torch.empty(0, 4), "e": torch.tensor(2.5)}
+    tensors = {
+        "a": torch.randn(3, 5),
+        "b": torch.randn(7).half(),
+        "c": torch.randn(2, 1, 3).bfloat16(),
+        "d": torch.empty(0, 4),
+        "e": torch.tensor(2.5),
+    }
     write_safetensors(tmp_path / "ours", tensors)
     safetensors.save_file(tensors, tmp_path / "theirs")
     read = [safetensors.load_file(tmp_path / "ours"), SafeTensors(tmp_path / "theirs"), SafeTensors(tmp_path / "ours")]
@@ -198,34 +218,41 @@ def tensor(shape=(2,), first=0, last=8, dtype="F32") -> dict:
     return dict(dtype=dtype, shape=list(shape), data_offsets=[first, last])
 
 
-@pytest.mark.parametrize("header, data, message", [
-    ({"a": tensor([10**9] * 9, 0, 8)}, bytes(8), "is larger than any file"),
-    ({"a": tensor([7, 10**400], 0, 8)}, bytes(8), "is larger than any file"),
-    ({"a" * 10**5: tensor(dtype="F7")}, b"", "aaa.... has dtype 'F7'"),
-    ({"a": tensor()}, b"1234567", "describes 8 bytes of data, and the file holds 7; it may be cut off"),
-    ({"a": tensor()}, b"123456789", "describes 8 bytes of data, and the file holds 9"),
-    ({"a": tensor(), "b": tensor(first=4, last=12)}, b"1" * 12, "tensor 'b' begins at byte 4 of the data, where 8"),
-    ({"a": tensor(), "b": tensor(first=12, last=20)}, b"1" * 20, "tensor 'b' begins at byte 12 of the data, where 8"),
-    ({"a": tensor(first=8, last=0)}, b"", "does not fill its bytes 8 to 0"),
-    ({"a": tensor(shape=(3,))}, b"1" * 8, "tensor 'a' of F32 .3. does not fill its bytes 0 to 8"),
-    ({"a": tensor(shape=(2**40, 2**40))}, b"1" * 8, "is larger than any file"),
-    ({"a": tensor((0, 2**47, 2**47), 0, 0)}, b"", "is larger than any file"),
-    ({"a": tensor((2**47, 2**47, 0), 0, 0)}, b"", "is larger than any file"),
-    ({"a": tensor(shape=(2**40,))}, b"1" * 8, "does not fill"),
-    ({"a\n\x1b[2J": tensor(dtype="F7")}, b"", r"tensor 'a.n.x1b.2J' has dtype 'F7'"),
-    ({"a": tensor(shape=(-2,))}, b"1" * 8, "has shape .-2. and"),
-    ({"a": tensor(shape=(True, 2))}, b"1" * 8, "has shape .True, 2. and"),
-    ({"a": tensor(dtype="C64", shape=(1,))}, b"1" * 8, "tensor 'a' has dtype 'C64'; only F64, F32, F16, BF16, I64"),
-    ({"a": tensor(dtype=["F32"])}, b"1" * 8, "tensor 'a' has dtype .'F32'.;"),
-    ({"a": dict(dtype="F32", shape=[2])}, b"1" * 8, "data_offsets None"),
-    ({"a": 5}, b"", "has dtype None"),
-    (b"[1, 2]", b"", "the header is not valid .it is not an object"),
-    (b'{"a": ', b"", "the header is not valid .Expecting value"),
-    (b"\xff\xfe{}", b"", "the header is not valid .'utf-8' codec"),
-    (b'{"a": 1, "a": 2}', b"", "a name occurs twice"),
-    (b'{"a": ' + b"[" * 100_000, b"", "the header is not valid"),
-    (b'{"a": ' + b"9" * 10_000 + b"}", b"", "tensor 'a'|the header is not valid"),
-])
+@pytest.mark.parametrize(
+    "header, data, message",
+    [
+        ({"a": tensor([10**9] * 9, 0, 8)}, bytes(8), "is larger than any file"),
+        ({"a": tensor([7, 10**400], 0, 8)}, bytes(8), "is larger than any file"),
+        ({"a" * 10**5: tensor(dtype="F7")}, b"", "aaa.... has dtype 'F7'"),
+        ({"a": tensor()}, b"1234567", "describes 8 bytes of data, and the file holds 7; it may be cut off"),
+        ({"a": tensor()}, b"123456789", "describes 8 bytes of data, and the file holds 9"),
+        ({"a": tensor(), "b": tensor(first=4, last=12)}, b"1" * 12, "tensor 'b' begins at byte 4 of the data, where 8"),
+        (
+            {"a": tensor(), "b": tensor(first=12, last=20)},
+            b"1" * 20,
+            "tensor 'b' begins at byte 12 of the data, where 8",
+        ),
+        ({"a": tensor(first=8, last=0)}, b"", "does not fill its bytes 8 to 0"),
+        ({"a": tensor(shape=(3,))}, b"1" * 8, "tensor 'a' of F32 .3. does not fill its bytes 0 to 8"),
+        ({"a": tensor(shape=(2**40, 2**40))}, b"1" * 8, "is larger than any file"),
+        ({"a": tensor((0, 2**47, 2**47), 0, 0)}, b"", "is larger than any file"),
+        ({"a": tensor((2**47, 2**47, 0), 0, 0)}, b"", "is larger than any file"),
+        ({"a": tensor(shape=(2**40,))}, b"1" * 8, "does not fill"),
+        ({"a\n\x1b[2J": tensor(dtype="F7")}, b"", r"tensor 'a.n.x1b.2J' has dtype 'F7'"),
+        ({"a": tensor(shape=(-2,))}, b"1" * 8, "has shape .-2. and"),
+        ({"a": tensor(shape=(True, 2))}, b"1" * 8, "has shape .True, 2. and"),
+        ({"a": tensor(dtype="C64", shape=(1,))}, b"1" * 8, "tensor 'a' has dtype 'C64'; only F64, F32, F16, BF16, I64"),
+        ({"a": tensor(dtype=["F32"])}, b"1" * 8, "tensor 'a' has dtype .'F32'.;"),
+        ({"a": dict(dtype="F32", shape=[2])}, b"1" * 8, "data_offsets None"),
+        ({"a": 5}, b"", "has dtype None"),
+        (b"[1, 2]", b"", "the header is not valid .it is not an object"),
+        (b'{"a": ', b"", "the header is not valid .Expecting value"),
+        (b"\xff\xfe{}", b"", "the header is not valid .'utf-8' codec"),
+        (b'{"a": 1, "a": 2}', b"", "a name occurs twice"),
+        (b'{"a": ' + b"[" * 100_000, b"", "the header is not valid"),
+        (b'{"a": ' + b"9" * 10_000 + b"}", b"", "tensor 'a'|the header is not valid"),
+    ],
+)
 def test_a_damaged_safetensors_file_is_one_line(tmp_path, header, data, message):
     path = file_of(tmp_path / "x.safetensors", header, data)
     with pytest.raises(ValueError, match=message) as error:
@@ -233,13 +260,16 @@ def test_a_damaged_safetensors_file_is_one_line(tmp_path, header, data, message)
     assert str(error.value).startswith(f"{path}: ") and str(error.value).isprintable() and len(str(error.value)) < 600
 
 
-@pytest.mark.parametrize("content, message", [
-    (b"", "a header of 0 bytes does not fit into the file's 0"),
-    (b"\x08\0\0\0", "does not fit into the file's 4"),
-    (struct.pack("<Q", 2**63) + b"{}", "a header of 9223372036854775808 bytes does not fit into the file's 10"),
-    (struct.pack("<Q", 3) + b"{}", "a header of 3 bytes does not fit"),
-    (struct.pack("<Q", 1 << 25) + b" " * (1 << 25), "a header of 33554432 bytes; at most 16777216 are read"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "a header of 0 bytes does not fit into the file's 0"),
+        (b"\x08\0\0\0", "does not fit into the file's 4"),
+        (struct.pack("<Q", 2**63) + b"{}", "a header of 9223372036854775808 bytes does not fit into the file's 10"),
+        (struct.pack("<Q", 3) + b"{}", "a header of 3 bytes does not fit"),
+        (struct.pack("<Q", 1 << 25) + b" " * (1 << 25), "a header of 33554432 bytes; at most 16777216 are read"),
+    ],
+)
 def test_a_wrong_header_length_is_one_line(tmp_path, content, message):
     (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=message):
@@ -276,32 +306,38 @@ def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("state, message", [
-    ({1: torch.zeros(2)}, "holds something else than a dictionary of tensors"),
-    ({"wte.weight": torch.zeros(2, 3, dtype=torch.int64)}, "wte.weight is a tensor of torch.int64"),
-    ({"wte.weight": torch.zeros(2, 3).to_sparse()}, "wte.weight is a tensor of torch.float32, torch.sparse_coo"),
-])
+@pytest.mark.parametrize(
+    "state, message",
+    [
+        ({1: torch.zeros(2)}, "holds something else than a dictionary of tensors"),
+        ({"wte.weight": torch.zeros(2, 3, dtype=torch.int64)}, "wte.weight is a tensor of torch.int64"),
+        ({"wte.weight": torch.zeros(2, 3).to_sparse()}, "wte.weight is a tensor of torch.float32, torch.sparse_coo"),
+    ],
+)
 def test_a_pickle_of_other_tensors_is_refused(state, message, tmp_path):
     torch.save(state, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=message):
         GPT.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("changes, message", [
-    (dict(model_type="llama"), "model_type is 'llama'; only 'gpt2' is GPT-2"),
-    (dict(model_type=None), "model_type is None"),
-    (dict(activation_function="relu"), "activation_function is 'relu'; only 'gelu_new' or 'gelu_pytorch_tanh'"),
-    (dict(n_inner=64), "n_inner is 64; only None or 128"),
-    (dict(layer_norm_epsilon=1e-6), "layer_norm_epsilon is 1e-06"),
-    (dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx is True"),
-    (dict(n_head=5), "config.json: n_embd is 32, which 5 heads do not divide"),
-    (dict(n_head="4"), "config.json: n_head is '4'; it must be a whole number"),
-    (dict(n_layer=10**9), "has n_layer 3, and its config.json says 1000000000"),
-    (dict(n_embd=10**12, n_head=1), "has n_embd 32, and its config.json says"),
-    (dict(vocab_size=32), "has vocab_size 31, and its config.json says 32"),
-    (dict(n_positions=25), "has block_size 24, and its config.json says 25"),
-    (dict(tie_word_embeddings=False), "1 missing: lm_head.weight"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(model_type="llama"), "model_type is 'llama'; only 'gpt2' is GPT-2"),
+        (dict(model_type=None), "model_type is None"),
+        (dict(activation_function="relu"), "activation_function is 'relu'; only 'gelu_new' or 'gelu_pytorch_tanh'"),
+        (dict(n_inner=64), "n_inner is 64; only None or 128"),
+        (dict(layer_norm_epsilon=1e-6), "layer_norm_epsilon is 1e-06"),
+        (dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx is True"),
+        (dict(n_head=5), "config.json: n_embd is 32, which 5 heads do not divide"),
+        (dict(n_head="4"), "config.json: n_head is '4'; it must be a whole number"),
+        (dict(n_layer=10**9), "has n_layer 3, and its config.json says 1000000000"),
+        (dict(n_embd=10**12, n_head=1), "has n_embd 32, and its config.json says"),
+        (dict(vocab_size=32), "has vocab_size 31, and its config.json says 32"),
+        (dict(n_positions=25), "has block_size 24, and its config.json says 25"),
+        (dict(tie_word_embeddings=False), "1 missing: lm_head.weight"),
+    ],
+)
 def test_a_config_of_another_model_is_one_line(tmp_path, changes, message):
     small_gpt().save_pretrained(tmp_path)
     path = tmp_path / "config.json"
@@ -399,8 +435,9 @@ mapped = (memory("VmHWM") - before) / size
 sum(float(p.sum()) for p in model.parameters())
 print(mapped, (memory("VmHWM") - before) / size)
 """
-    run = subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment, check=True,
-                         capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], env=environment, check=True, capture_output=True, text=True
+    )
     mapped, used = map(float, run.stdout.split())
     assert mapped < 0.3 and 0.9 < used < 1.3, "next to nothing until the weights are used, then their size"
 
@@ -410,7 +447,10 @@ print(mapped, (memory("VmHWM") - before) / size)
 
 
 def logits_of(state: dict, n_head: int, idx, exact_gelu: bool):
-    """A GPT in plain functions, from matrices (out, in) by the names of minGPT and nanoGPT; no bias where there is none."""
+    """A GPT in plain functions, from matrices (out, in) by the names of minGPT and nanoGPT;
+    no bias where there is none.
+    """
+
     def norm(x, name):
         return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state.get(f"{name}.bias"))
 
@@ -422,7 +462,9 @@ def logits_of(state: dict, n_head: int, idx, exact_gelu: bool):
     layer = 0
     while f"transformer.h.{layer}.ln_1.weight" in state:
         name = f"transformer.h.{layer}"
-        q, k, v = linear(norm(x, f"{name}.ln_1"), f"{name}.attn.c_attn").view(B, T, 3, n_head, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            linear(norm(x, f"{name}.ln_1"), f"{name}.attn.c_attn").view(B, T, 3, n_head, -1).permute(2, 0, 3, 1, 4)
+        )
         scores = q @ k.transpose(-2, -1) * (C // n_head) ** -0.5
         scores = scores.masked_fill(torch.ones(T, T).triu(1).bool(), -torch.inf)
         x = x + linear((scores.softmax(-1) @ v).transpose(1, 2).reshape(B, T, C), f"{name}.attn.c_proj")
@@ -436,13 +478,24 @@ def nano_state(bias: bool, tied: bool, std: float = 0.3) -> dict:
     """3 layers of width 24, 21 tokens, 16 positions, as nanoGPT's and minGPT's modules name and shape them."""
     shapes = {"transformer.wte": (21, 24), "transformer.wpe": (16, 24), "transformer.ln_f": (24,), "lm_head": (21, 24)}
     for n in range(3):
-        shapes |= {f"transformer.h.{n}.{name}": shape for name, shape in {
-            "ln_1": (24,), "attn.c_attn": (72, 24), "attn.c_proj": (24, 24), "ln_2": (24,), "mlp.c_fc": (96, 24),
-            "mlp.c_proj": (24, 96)}.items()}
+        shapes |= {
+            f"transformer.h.{n}.{name}": shape
+            for name, shape in {
+                "ln_1": (24,),
+                "attn.c_attn": (72, 24),
+                "attn.c_proj": (24, 24),
+                "ln_2": (24,),
+                "mlp.c_fc": (96, 24),
+                "mlp.c_proj": (24, 96),
+            }.items()
+        }
     state = {f"{name}.weight": std * torch.randn(shape) for name, shape in shapes.items()}
     if bias:
-        state |= {f"{name}.bias": std * torch.randn(shape[0]) for name, shape in shapes.items()
-                  if name not in ("transformer.wte", "transformer.wpe", "lm_head")}
+        state |= {
+            f"{name}.bias": std * torch.randn(shape[0])
+            for name, shape in shapes.items()
+            if name not in ("transformer.wte", "transformer.wpe", "lm_head")
+        }
     if tied:
         state["lm_head.weight"] = state["transformer.wte.weight"]
     return state
@@ -454,13 +507,25 @@ MODEL_ARGS = dict(n_layer=3, n_head=4, n_embd=24, block_size=16, bias=False, voc
 @pytest.mark.parametrize("bias, prefix", [(False, "_orig_mod."), (True, ""), (True, "module._orig_mod.")])
 def test_a_checkpoint_of_nanogpt_is_the_same_model_but_for_the_form_of_gelu(bias, prefix, tmp_path):
     state, idx = nano_state(bias, tied=True), torch.randint(21, (2, 16))
-    torch.save({"model": {prefix + name: value for name, value in state.items()}, "optimizer": {"state": {}},
-                "model_args": {**MODEL_ARGS, "bias": bias}, "iter_num": 5, "best_val_loss": torch.tensor(1.5),
-                "config": {"dataset": "shakespeare_char"}}, tmp_path / "ckpt.pt")
+    torch.save(
+        {
+            "model": {prefix + name: value for name, value in state.items()},
+            "optimizer": {"state": {}},
+            "model_args": {**MODEL_ARGS, "bias": bias},
+            "iter_num": 5,
+            "best_val_loss": torch.tensor(1.5),
+            "config": {"dataset": "shakespeare_char"},
+        },
+        tmp_path / "ckpt.pt",
+    )
     for source in (tmp_path, tmp_path / "ckpt.pt"):
         with pytest.warns(UserWarning, match="ckpt.pt: nanoGPT's exact GELU becomes GPT-2's tanh form"):
             model = GPT.from_pretrained(source)
-        assert model.config.tie_weights and model.lm_head.weight is model.transformer.wte.weight and model.config.n_head == 4
+        assert (
+            model.config.tie_weights
+            and model.lm_head.weight is model.transformer.wte.weight
+            and model.config.n_head == 4
+        )
         torch.testing.assert_close(model(idx)[0], logits_of(state, 4, idx, exact_gelu=False), **CLOSE)
         torch.testing.assert_close(model(idx)[0], logits_of(state, 4, idx, exact_gelu=True), rtol=0.01, atol=0.01)
     model.save_pretrained(tmp_path / "ours")
@@ -471,11 +536,15 @@ def test_a_state_dict_of_mingpt_needs_its_number_of_heads(tmp_path):
     state, idx = nano_state(bias=True, tied=False), torch.randint(21, (2, 16))
     masks = {f"transformer.h.{n}.attn.bias": torch.ones(1, 1, 16, 16).tril() for n in range(3)}
     torch.save(state | masks, tmp_path / "model.pt")
-    with pytest.raises(ValueError, match=r"model.pt: a state_dict as minGPT saves it; .* from_pretrained\(..., n_head=6\)"):
+    with pytest.raises(
+        ValueError, match=r"model.pt: a state_dict as minGPT saves it; .* from_pretrained\(..., n_head=6\)"
+    ):
         GPT.from_pretrained(tmp_path / "model.pt")
     model = GPT.from_pretrained(tmp_path, n_head=3)
     torch.testing.assert_close(model(idx)[0], logits_of(state, 3, idx, exact_gelu=False), **CLOSE)
-    (tmp_path / "config.json").write_text(json.dumps({"system": {"seed": 1}, "model": {"model_type": None, "n_head": 3}}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"system": {"seed": 1}, "model": {"model_type": None, "n_head": 3}})
+    )
     assert GPT.from_pretrained(tmp_path).config == model.config
     (tmp_path / "config.json").write_text(json.dumps({"model": {"model_type": "gpt-mini", "n_head": None}}))
     assert GPT.from_pretrained(tmp_path).config.n_head == 6
@@ -489,12 +558,15 @@ def test_a_state_dict_of_mingpt_needs_its_number_of_heads(tmp_path):
     assert again.config == ours.config and torch.equal(again(idx)[0], ours(idx)[0])
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"n_head": None}, "ckpt.pt: model_args: n_head is None; it must be a whole number"),
-    ({"n_head": 5}, "ckpt.pt: model_args: n_embd is 24, which 5 heads do not divide"),
-    ({"n_layer": 4}, "has n_layer 3, and its model_args says 4"),
-    ({"bias": "no"}, "model_args: bias is 'no'; it must be true or false"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"n_head": None}, "ckpt.pt: model_args: n_head is None; it must be a whole number"),
+        ({"n_head": 5}, "ckpt.pt: model_args: n_embd is 24, which 5 heads do not divide"),
+        ({"n_layer": 4}, "has n_layer 3, and its model_args says 4"),
+        ({"bias": "no"}, "model_args: bias is 'no'; it must be true or false"),
+    ],
+)
 def test_wrong_arguments_in_a_nanogpt_checkpoint_are_one_line(changes, message, tmp_path):
     torch.save({"model": nano_state(False, True), "model_args": {**MODEL_ARGS, **changes}}, tmp_path / "ckpt.pt")
     with pytest.raises(ValueError, match=message), pytest.warns(UserWarning) if "n_layer" in changes else nullcontext():
@@ -520,7 +592,10 @@ def test_both_readers_take_the_same_tensors(tmp_path):
             folder = tmp_path / f"{kind}-{file}"
             folder.mkdir()
             (folder / "config.json").write_bytes(b"\xef\xbb\xbf" + config)
-            masks = {f"module._orig_mod.transformer.h.{n}.attn.bias": torch.ones(1, 1, 24, 24).tril().to(kind) for n in range(3)}
+            masks = {
+                f"module._orig_mod.transformer.h.{n}.attn.bias": torch.ones(1, 1, 24, 24).tril().to(kind)
+                for n in range(3)
+            }
             write(folder / file, masks | {f"module._orig_mod.{name}": value for name, value in double.items()})
             assert torch.equal(GPT.from_pretrained(folder)(idx)[0], model(idx)[0])
             write(folder / file, double | {"transformer.wpe.weight": double["transformer.wpe.weight"].to(torch.int64)})
@@ -590,17 +665,24 @@ def resized(model):
     model.transformer.wte.weight = nn.Parameter(torch.zeros(40, 32))
 
 
-@pytest.mark.parametrize("change, message", [
-    (adapted, "not expected: transformer.h.0.mlp.adapter.weight"),
-    (retyped, "its transformer.ln_f is OtherNorm"),
-    (retied, "transformer.h.1.mlp.c_fc.weight is the same tensor as transformer.h.0.mlp.c_fc.weight"),
-    (resized, r"transformer.wte.weight \(40, 32\), not \(31, 32\)"),
-    (lambda model: torch.nn.utils.parametrize.register_parametrization(model.transformer.h[0].mlp.c_fc, "weight", nn.Identity()),
-     "not expected: transformer.h.0.mlp.c_fc.parametrizations.weight.original"),
-    (lambda model: setattr(model.transformer.ln_f, "eps", 1e-3), "its transformer.ln_f is LayerNorm.*eps=0.001"),
-    (lambda model: model.to("meta"), "on meta"),
-    (lambda model: model.to(torch.complex64), "is a tensor of torch.complex64"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (adapted, "not expected: transformer.h.0.mlp.adapter.weight"),
+        (retyped, "its transformer.ln_f is OtherNorm"),
+        (retied, "transformer.h.1.mlp.c_fc.weight is the same tensor as transformer.h.0.mlp.c_fc.weight"),
+        (resized, r"transformer.wte.weight \(40, 32\), not \(31, 32\)"),
+        (
+            lambda model: torch.nn.utils.parametrize.register_parametrization(
+                model.transformer.h[0].mlp.c_fc, "weight", nn.Identity()
+            ),
+            "not expected: transformer.h.0.mlp.c_fc.parametrizations.weight.original",
+        ),
+        (lambda model: setattr(model.transformer.ln_f, "eps", 1e-3), "its transformer.ln_f is LayerNorm.*eps=0.001"),
+        (lambda model: model.to("meta"), "on meta"),
+        (lambda model: model.to(torch.complex64), "is a tensor of torch.complex64"),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:Complex modules")
 def test_what_is_no_gpt2_is_not_written(change, message, tmp_path):
     model = small_gpt()

@@ -8,15 +8,22 @@ import subprocess
 import sys
 
 import pytest
-
 from conftest import REPOSITORY
+
 from mingpt.support.files import write_text
 
-READMES = sorted(path for path in REPOSITORY.rglob("README.md")
-                 if not any(part == "out" or part.startswith(".") for part in path.relative_to(REPOSITORY).parts))
+READMES = sorted(
+    path
+    for path in REPOSITORY.rglob("README.md")
+    if not any(part == "out" or part.startswith(".") for part in path.relative_to(REPOSITORY).parts)
+)
 NOT_FOR_PEOPLE = {"probe.py"}  # the grader starts it, beside a submission
-SCRIPTS = [path for folder in ("projects", "data") for path in sorted(REPOSITORY.glob(f"{folder}/*/[!_]*.py"))
-           if "\nif __name__ ==" in path.read_text(encoding="utf-8") and path.name not in NOT_FOR_PEOPLE]
+SCRIPTS = [
+    path
+    for folder in ("projects", "data")
+    for path in sorted(REPOSITORY.glob(f"{folder}/*/[!_]*.py"))
+    if "\nif __name__ ==" in path.read_text(encoding="utf-8") and path.name not in NOT_FOR_PEOPLE
+]
 
 
 def named(path) -> str:
@@ -33,7 +40,9 @@ def test_links_lead_somewhere(readme):
 
 @pytest.mark.parametrize("readme", READMES, ids=named)
 def test_commands_name_files_that_exist(readme):
-    for script in re.findall(r"python3? (?:-m torch\S+ )?((?:projects|data)/\S+\.py)", readme.read_text(encoding="utf-8")):
+    for script in re.findall(
+        r"python3? (?:-m torch\S+ )?((?:projects|data)/\S+\.py)", readme.read_text(encoding="utf-8")
+    ):
         assert (REPOSITORY / script).exists(), f"{named(readme)}: {script}"
 
 
@@ -41,7 +50,9 @@ def test_the_two_commands_are_there_and_ci_takes_the_second():
     lines = (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()
     commands = [lines[lines.index(f"<!-- {name} command -->") + 1].strip() for name in ("run", "test")]
     assert all(command.startswith("python3 -m venv .venv && .venv/bin/pip install") for command in commands)
-    assert commands[0].endswith("projects/birthplace/run.py") and commands[1].endswith("-m pytest -q -n auto --dist loadfile")
+    assert commands[0].endswith("projects/birthplace/run.py") and commands[1].endswith(
+        "-m pytest -q -n auto --dist loadfile"
+    )
     for part in commands[1].split("&&"):
         assert shlex.split(part), "the shell can read it"
     assert "<!-- test command -->" in (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
@@ -90,8 +101,13 @@ def started(tmp_path_factory):
         (site / name).mkdir()
         write_text(site / name / "__init__.py", "raise ImportError('this is the installed one')\n")
     environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", STARTER, str(REPOSITORY), *map(str, SCRIPTS)], cwd=folder, env=environment,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", STARTER, str(REPOSITORY), *map(str, SCRIPTS)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -14,12 +14,13 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
+from test_trainer import Stop, Sums, gpt, metrics, stop_at, stopping
 from torch import distributed as dist
 
-from conftest import REPOSITORY
+from mingpt.optim import OptimConfig
 from mingpt.support.checkpoints import load_torch
 from mingpt.support.files import read_text, write_json, write_text
-from mingpt.optim import OptimConfig
 from mingpt.support.processes import process_rank
 from mingpt.trainer import Trainer, TrainerConfig
 from projects.birthplace import run as birthplace
@@ -27,11 +28,11 @@ from projects.birthplace.dataset import WORLD
 from projects.chargpt import run as chargpt
 from projects.wikitext_induction import run as wikitext
 from projects.wikitext_induction import training
-from test_trainer import Stop, Sums, gpt, metrics, stop_at, stopping
 
 FULL = bool(os.environ.get("MINGPT_FULL_TESTS"))
-needs_torchrun = pytest.mark.skipif(not dist.is_available() or sys.platform == "win32",
-                                    reason="this torch has no processes that work together")
+needs_torchrun = pytest.mark.skipif(
+    not dist.is_available() or sys.platform == "win32", reason="this torch has no processes that work together"
+)
 
 
 def torchrun(environment, *words) -> tuple[subprocess.CompletedProcess, float]:
@@ -121,7 +122,9 @@ def test_two_processes_are_one_and_end_together(tmp_path, environment):
     for epoch in range(2):  # of 54 examples, half of them for each process, but for the odd one of 9
         shares = [rank["read"][len(rank["read"]) // 2 * epoch :][: len(rank["read"]) // 2] for rank in ranks]
         assert sorted(shares[0] + shares[1]) == list(range(54)), "each example was read once, by one process"
-    assert ranks[0]["exchanged"] == ranks[1]["exchanged"] == list(range(12)), "once a step, not for each of its two parts"
+    assert ranks[0]["exchanged"] == ranks[1]["exchanged"] == list(range(12)), (
+        "once a step, not for each of its two parts"
+    )
 
     assert losses(tmp_path / "one_then_two") == pytest.approx(expected, rel=1e-4)
     assert load_torch(tmp_path / "two_then_one" / "checkpoint.pt")["iter_num"] == 5
@@ -139,14 +142,57 @@ def commands(folder: Path) -> list[tuple]:
     Birthplace has rotary positions here: with learned ones its model begins at random places, which each process draws.
     """
     common = ("--quick", "--device", "cpu", "--dtype", "float32")
-    return [(chargpt, "train", folder.parent / "text.txt", *common, "--max_iters", "9", "--accumulate", "2",
-             "--max_new_tokens", "5", "--out", folder / "chargpt"),
-            (birthplace, "finetune", "rope", WORLD / "wiki.txt", *common, "--max_epochs", "1",
-             "--writing_params_path", folder / "params", "--out", folder / "birthplace",
-             "--finetune_corpus_path", WORLD / "birth_places_train.tsv"),
-            *((wikitext, kind, *common, "--nets", "conv-attention,detached", "--train_chars", "15000", "--vocab_size", "400",
-               "--block_size", "320", "--repeat_steps", "5", "--out", folder / "wikitext")
-              for kind in ("text", "repeats"))]
+    return [
+        (
+            chargpt,
+            "train",
+            folder.parent / "text.txt",
+            *common,
+            "--max_iters",
+            "9",
+            "--accumulate",
+            "2",
+            "--max_new_tokens",
+            "5",
+            "--out",
+            folder / "chargpt",
+        ),
+        (
+            birthplace,
+            "finetune",
+            "rope",
+            WORLD / "wiki.txt",
+            *common,
+            "--max_epochs",
+            "1",
+            "--writing_params_path",
+            folder / "params",
+            "--out",
+            folder / "birthplace",
+            "--finetune_corpus_path",
+            WORLD / "birth_places_train.tsv",
+        ),
+        *(
+            (
+                wikitext,
+                kind,
+                *common,
+                "--nets",
+                "conv-attention,detached",
+                "--train_chars",
+                "15000",
+                "--vocab_size",
+                "400",
+                "--block_size",
+                "320",
+                "--repeat_steps",
+                "5",
+                "--out",
+                folder / "wikitext",
+            )
+            for kind in ("text", "repeats")
+        ),
+    ]
 
 
 def run_projects(folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -192,15 +238,23 @@ def test_projects_in_two_processes(tmp_path, environment, monkeypatch, capsys):
     done, seconds = torchrun(environment, "projects", tmp_path)
     assert done.returncode != 0 and seconds < 20
     assert "latin.txt:1: not UTF-8 text (invalid continuation byte); save the file as UTF-8\n" in done.stderr
-    assert "error: process 1 of 2 stops because another one has ended" in done.stderr and "FutureWarning" not in done.stderr
+    assert (
+        "error: process 1 of 2 stops because another one has ended" in done.stderr
+        and "FutureWarning" not in done.stderr
+    )
 
     def lines(shown, folder):  # but for times and rounding
-        return [line.replace(folder, "") for line in shown.splitlines()
-                if line and "s in all" not in line and "oss" not in line]
+        return [
+            line.replace(folder, "")
+            for line in shown.splitlines()
+            if line and "s in all" not in line and "oss" not in line
+        ]
+
     assert lines(done.stdout, "/two/") == lines(said, "/one/"), "the first process says what one says"
     assert done.stderr.count("9/9") == 1, "one progress bar"
-    one, two = ({path.relative_to(tmp_path / name): path for path in (tmp_path / name).rglob("*")}
-                for name in ("one", "two"))
+    one, two = (
+        {path.relative_to(tmp_path / name): path for path in (tmp_path / name).rglob("*")} for name in ("one", "two")
+    )
     assert set(one) == set(two), "the same files, and none of a second process"
     compared = [path for path in one if path.name == "metrics.jsonl"]
     assert len(compared) == 2
@@ -208,8 +262,10 @@ def test_projects_in_two_processes(tmp_path, environment, monkeypatch, capsys):
         first, second = losses(one[path].parent), losses(two[path].parent)
         assert len(first) == len(second) and second[:12] == pytest.approx(first[:12], rel=1e-3), path
     for kind in ("text", "repeats"):
-        first, second = (json.loads(read_text(tmp_path / name / "wikitext" / kind / "conv-attention.seed0.json"))
-                         for name in ("one", "two"))
+        first, second = (
+            json.loads(read_text(tmp_path / name / "wikitext" / kind / "conv-attention.seed0.json"))
+            for name in ("one", "two")
+        )
         key = {"text": "train_loss", "repeats": "repeat_loss"}[kind]
         assert second["final"][key] == pytest.approx(first["final"][key], rel=1e-3, abs=2e-3)
         if kind == "text":  # begun in one process, and gone on with in two
@@ -237,8 +293,12 @@ def peak_memory_of_training(folder: Path, environment, size: int) -> int:
     write_large_text(path, size)
     words = ["--max_iters", "3", "--batch_size", "4", "--eval_windows", "4", "--max_new_tokens", "5", "--device", "cpu"]
     script = REPOSITORY / "projects" / "chargpt" / "run.py"
-    run = subprocess.Popen([sys.executable, script, "train", path, *words, "--out", out], env=environment,
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen(
+        [sys.executable, script, "train", path, *words, "--out", out],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     _, status, usage = os.wait4(run.pid, 0)
     run.returncode = os.waitstatus_to_exitcode(status)
     assert run.returncode == 0 and len(losses(out)) == 3

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mingpt.support.checkpoints import load_torch, save_torch
-from mingpt.support.command import Stopped
 from mingpt.model import GPT, GPTConfig
 from mingpt.optim import OptimConfig
+from mingpt.support.checkpoints import load_torch, save_torch
+from mingpt.support.command import Stopped
 from mingpt.trainer import Trainer, TrainerConfig
 
 
@@ -44,9 +44,18 @@ OPTIM = dict(optimizer="muon", learning_rate=3e-3, warmup_iters=3)
 
 
 def trainer(out_dir=None, dropout=0.0, model=None, inputs=None, **changes) -> Trainer:
-    optim = OptimConfig(**{**OPTIM, **{k: changes.pop(k) for k in list(changes) if k in OptimConfig.__dataclass_fields__}})
-    return Trainer(TrainerConfig(**{**CONFIG, **changes}), optim, model or gpt(dropout), Sums(), Sums(20, seed=1), out_dir,
-                   inputs=inputs)
+    optim = OptimConfig(
+        **{**OPTIM, **{k: changes.pop(k) for k in list(changes) if k in OptimConfig.__dataclass_fields__}}
+    )
+    return Trainer(
+        TrainerConfig(**{**CONFIG, **changes}),
+        optim,
+        model or gpt(dropout),
+        Sums(),
+        Sums(20, seed=1),
+        out_dir,
+        inputs=inputs,
+    )
 
 
 def losses_of(made: Trainer, resume=False) -> list[float]:
@@ -62,8 +71,15 @@ def metrics(folder) -> list[dict]:
 
 @pytest.mark.parametrize("optimizer, dtype", [("adamw", "float32"), ("muon", "float32"), ("muon", "bfloat16")])
 def test_one_batch_is_learned_by_heart(optimizer, dtype):
-    made = trainer(max_iters=70 if optimizer == "adamw" else 50, optimizer=optimizer, learning_rate=1e-2,
-                   muon_learning_rate=0.06, dtype=dtype, batch_size=50, schedule="linear")
+    made = trainer(
+        max_iters=70 if optimizer == "adamw" else 50,
+        optimizer=optimizer,
+        learning_rate=1e-2,
+        muon_learning_rate=0.06,
+        dtype=dtype,
+        batch_size=50,
+        schedule="linear",
+    )
     losses = losses_of(made)
     assert losses[0] > 2.2 and losses[-1] < 0.3
 
@@ -96,7 +112,11 @@ def test_evaluation_and_metrics(tmp_path):
     made.add_callback("on_eval", lambda t: seen.append((t.iter_num, t.eval_loss)))
     made.run()
     lines = metrics(tmp_path)
-    assert [(l["iter"], l["eval_loss"]) for l in lines if "eval_loss" in l] == seen and [i for i, _ in seen] == [5, 10, 12]
+    assert [(l["iter"], l["eval_loss"]) for l in lines if "eval_loss" in l] == seen and [i for i, _ in seen] == [
+        5,
+        10,
+        12,
+    ]
     assert [l["iter"] for l in lines if "loss" in l] == [4, 8, 12]
     x, y = torch.stack([x for x, _ in Sums(20, seed=1)][:20]), Sums(20, seed=1).y
     assert seen[-1][1] == pytest.approx(made.model.eval()(x, y)[1].item(), rel=1e-4), "the mean over all targets"
@@ -113,10 +133,12 @@ def stop_at(made, step):
 
 def stopping(step) -> type[Trainer]:
     """A Trainer to put into a project, which stops at the end of that step."""
+
     class Stopping(Trainer):
         def _after_step(self, last):
             super()._after_step(last)
             stop_at(self, step)
+
     return Stopping
 
 
@@ -152,6 +174,7 @@ def test_kill_nine_and_resume(tmp_path):
         process = processes.Process(target=train_slowly, args=(str(tmp_path / folder), pause))
         process.start()
         return process
+
     unbroken, run = start("whole", 0), start("killed", 0.05)
     while not (tmp_path / "killed" / "checkpoint.pt").exists() or len(metrics(tmp_path / "killed")) < 8:
         assert run.exitcode is None
@@ -169,9 +192,13 @@ def test_kill_nine_and_resume(tmp_path):
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     trainer(tmp_path).run()
-    with pytest.raises(ValueError, match=r"is of another run \(learning_rate was 0.003 and is 0.1\); use the old settings"):
+    with pytest.raises(
+        ValueError, match=r"is of another run \(learning_rate was 0.003 and is 0.1\); use the old settings"
+    ):
         trainer(tmp_path, learning_rate=0.1).run(resume=True)
-    assert losses_of(trainer(tmp_path, accumulate=2, log_interval=3), resume=True) == [], "these may change; it was done"
+    assert losses_of(trainer(tmp_path, accumulate=2, log_interval=3), resume=True) == [], (
+        "these may change; it was done"
+    )
     (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match="not a file of parameters that can be loaded safely"):
         trainer(tmp_path).run(resume=True)
@@ -181,6 +208,7 @@ def test_a_checkpoint_that_holds_code_is_not_run(tmp_path):
     class Bomb:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "exploded"),)
+
     torch.save({"model": Bomb()}, tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match="loaded safely"):
         trainer(tmp_path).run(resume=True)
@@ -233,8 +261,16 @@ def test_evaluating_on_the_training_set_changes_no_draw():
 
     def run(evaluated):
         data = Noisy()
-        return losses_of(Trainer(TrainerConfig(**{**CONFIG, "max_iters": 20}, eval_interval=2), OptimConfig(**OPTIM), gpt(),
-                                 data, data if evaluated else None))
+        return losses_of(
+            Trainer(
+                TrainerConfig(**{**CONFIG, "max_iters": 20}, eval_interval=2),
+                OptimConfig(**OPTIM),
+                gpt(),
+                data,
+                data if evaluated else None,
+            )
+        )
+
     assert run(True) == run(False)
 
 
@@ -250,15 +286,18 @@ def test_epochs_fix_the_number_of_steps():
     assert trainer(max_iters=0, max_epochs=3).max_iters == 3 * 7  # 50 examples, 8 at a time, the last 2 included
 
 
-@pytest.mark.parametrize("changes, message", [
-    (dict(max_iters=0), "max_iters is 0 and max_epochs 0; exactly one of them must be positive"),
-    (dict(max_epochs=2), "max_iters is 12 and max_epochs 2; exactly one"),
-    (dict(batch_tokens=9), "batch_size is 8 and batch_tokens 9; exactly one"),
-    (dict(accumulate=0), "accumulate is 0; it must be at least 1"),
-    (dict(seed=-1), "seed is -1; it must not be negative"),
-    (dict(device="tpu9"), "device 'tpu9' cannot be used here"),
-    (dict(dtype="int8"), "dtype is 'int8'; it must be one of auto, float32"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(max_iters=0), "max_iters is 0 and max_epochs 0; exactly one of them must be positive"),
+        (dict(max_epochs=2), "max_iters is 12 and max_epochs 2; exactly one"),
+        (dict(batch_tokens=9), "batch_size is 8 and batch_tokens 9; exactly one"),
+        (dict(accumulate=0), "accumulate is 0; it must be at least 1"),
+        (dict(seed=-1), "seed is -1; it must not be negative"),
+        (dict(device="tpu9"), "device 'tpu9' cannot be used here"),
+        (dict(dtype="int8"), "dtype is 'int8'; it must be one of auto, float32"),
+    ],
+)
 def test_mistakes_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         trainer(**changes)
@@ -271,6 +310,7 @@ def test_an_unknown_event_is_refused():
 
 def test_a_resumption_may_lay_the_weights_out_otherwise(tmp_path):
     """Weights that `from_pretrained` maps are transposed views; a fresh model's are not."""
+
     def transposed():
         model = gpt()
         for block in model.transformer.h:
@@ -293,6 +333,7 @@ def test_a_resumption_may_lay_the_weights_out_otherwise(tmp_path):
 
 def test_an_evaluation_leaves_the_draws_of_training_alone():
     """Also where the dataset hands its epoch on to one that both share."""
+
     class Drawn(Sums):
         def __init__(self):
             super().__init__()
@@ -317,7 +358,9 @@ def test_an_evaluation_leaves_the_draws_of_training_alone():
 
     def losses(eval_interval):
         dataset = Passing(Drawn())
-        made = Trainer(TrainerConfig(**CONFIG, eval_interval=eval_interval), OptimConfig(**OPTIM), gpt(), dataset, dataset)
+        made = Trainer(
+            TrainerConfig(**CONFIG, eval_interval=eval_interval), OptimConfig(**OPTIM), gpt(), dataset, dataset
+        )
         seen = losses_of(made)
         return seen, made
 
@@ -382,7 +425,9 @@ def test_a_signal_keeps_the_steps_done(tmp_path, number, status):
     expected = losses_of(trainer(dropout=0.2))
     stopped = trainer(tmp_path, 0.2)
     stopped.add_callback("on_batch_end", lambda t: os.kill(os.getpid(), number) if t.iter_num == 7 else None)
-    with pytest.raises(Stopped, match=f"the first 7 of 12 steps are kept in {tmp_path}, and the same command with --resume") as end:
+    with pytest.raises(
+        Stopped, match=f"the first 7 of 12 steps are kept in {tmp_path}, and the same command with --resume"
+    ) as end:
         stopped.run()
     assert end.value.status == status
     assert losses_of(trainer(tmp_path, 0.2), resume=True) == expected[7:]
@@ -402,13 +447,23 @@ def test_each_entry_of_a_checkpoint_may_be_anything_and_is_refused_in_one_line(t
     trainer(tmp_path, max_iters=2).run()
     path = tmp_path / "checkpoint.pt"
     saved = load_torch(path)
-    wrong = [(name, value) for name in saved if name != "scaler" for value in (None, 7.5, "x", [1], {"a": {"b": 1}}, torch.ones(2))]
+    wrong = [
+        (name, value)
+        for name in saved
+        if name != "scaler"
+        for value in (None, 7.5, "x", [1], {"a": {"b": 1}}, torch.ones(2))
+    ]
     wrong += [("iter_num", -1), ("iter_num", 10**30), ("max_iters", 0), ("optimizers", []), ("optimizers", [{}, {}])]
-    states = [{**state, "state": {0: {"step": 1, "momentum": "x", "exp_avg": torch.ones(3)}}} for state in saved["optimizers"]]
-    wrong += [("optimizers", states), ("optimizers", [{**state, "state": [1]} for state in saved["optimizers"]]),
-              ("optimizers", [{**state, "param_groups": {}} for state in saved["optimizers"]]),
-              ("model", {name: 1.0 for name in saved["model"]}),
-              ("model", {name: value.to(torch.complex64) for name, value in saved["model"].items()})]
+    states = [
+        {**state, "state": {0: {"step": 1, "momentum": "x", "exp_avg": torch.ones(3)}}} for state in saved["optimizers"]
+    ]
+    wrong += [
+        ("optimizers", states),
+        ("optimizers", [{**state, "state": [1]} for state in saved["optimizers"]]),
+        ("optimizers", [{**state, "param_groups": {}} for state in saved["optimizers"]]),
+        ("model", dict.fromkeys(saved["model"], 1.0)),
+        ("model", {name: value.to(torch.complex64) for name, value in saved["model"].items()}),
+    ]
     for name, value in wrong:
         save_torch(path, {**saved, name: value})
         with pytest.raises(ValueError, match="checkpoint.pt") as found:
@@ -422,12 +477,14 @@ def test_metrics_that_are_no_metrics_are_named(tmp_path):
     with pytest.raises(Stop):
         made.run()
     with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('[1, 2]\n')
+        file.write("[1, 2]\n")
     with pytest.raises(ValueError, match="metrics.jsonl:4: not a line of metrics; remove it"):
         trainer(tmp_path, max_iters=4, checkpoint_interval=2).run(resume=True)
 
 
 def test_a_compiled_run_takes_a_smaller_last_batch(monkeypatch):
     torch._dynamo.reset()
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # the usual one takes a minute
+    monkeypatch.setattr(
+        torch, "compile", functools.partial(torch.compile, backend="eager")
+    )  # the usual one takes a minute
     assert losses_of(trainer(compile=True, max_iters=8)) == pytest.approx(losses_of(trainer(max_iters=8)), rel=1e-4)

@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from mingpt.support.devices import pick_device, pick_dtype, set_seed, with_spread
+from mingpt.support.devices import pick_device, pick_dtype, set_seed
+from mingpt.support.tables import with_spread
 
 
 def test_mean_with_spread():
-    assert with_spread([50.0]) == "50.0" and with_spread([1.0, 3.0], sign="+") == "+2.0 ± 1.4" and with_spread([1, 2], 0) == "2 ± 1"
+    assert (
+        with_spread([50.0]) == "50.0"
+        and with_spread([1.0, 3.0], sign="+") == "+2.0 ± 1.4"
+        and with_spread([1, 2], 0) == "2 ± 1"
+    )
 
 
 def test_devices_and_number_formats():
@@ -30,7 +35,9 @@ def test_a_device_that_cannot_compute_is_one_line(name):
 
 def test_a_seed_of_more_than_64_bits_is_one_line():
     for seed in (99999999999999999999, 2**64, -(2**63) - 1, 1.5, "1", None, 10**5000):
-        with pytest.raises(ValueError, match=r"seed is .*; it must be a whole number from -2\*\*63 to 2\*\*64 - 1") as error:
+        with pytest.raises(
+            ValueError, match=r"seed is .*; it must be a whole number from -2\*\*63 to 2\*\*64 - 1"
+        ) as error:
             set_seed(seed)
         assert len(str(error.value)) < 200
     for seed in (-1, 0, 2**64 - 1, -(2**63)):

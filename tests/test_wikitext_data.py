@@ -6,9 +6,8 @@ import sys
 import zipfile
 
 import pytest
-import torch
-
 from conftest import REAL_DATA, REPOSITORY
+
 from data.wikitext2 import generate as generating
 from data.wikitext2 import prepare as preparing
 from data.wikitext2.generate import SENTENCES, generate
@@ -17,8 +16,15 @@ from mingpt.batches import Batches
 from mingpt.bpe import BPETokenizer
 from mingpt.pretrained.download import DownloadError
 from mingpt.support.files import sha256_of
-from projects.wikitext_induction.text import (DURSLEY, Lines, Packed, load_corpus, prompt_tokens, read_split,
-                                              train_tokenizer)
+from projects.wikitext_induction.text import (
+    DURSLEY,
+    Lines,
+    Packed,
+    load_corpus,
+    prompt_tokens,
+    read_split,
+    train_tokenizer,
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +55,11 @@ def test_generated_names_recur_in_their_article_and_in_no_other():
     text = generate(train=40)["train"]
     articles = re.split(r"^ = [^=]+ = $", text, flags=re.MULTILINE)[1:]
     common = set(re.findall(r"\w+", " ".join(sum(SENTENCES.values(), ()))))
-    names = [{word for word in re.findall(r"\b[A-Z]\w{4,}\b", article) if word not in common} -
-             {"History", "Early", "Later", "Description", "Legacy"} for article in articles]
+    names = [
+        {word for word in re.findall(r"\b[A-Z]\w{4,}\b", article) if word not in common}
+        - {"History", "Early", "Later", "Description", "Legacy"}
+        for article in articles
+    ]
     assert all(len(found) >= 4 for found in names)
     assert len(set.union(*names)) == sum(map(len, names)), "no name in two articles"
     repeated = [article.count(name) for article, found in zip(articles, names) for name in found]
@@ -69,6 +78,7 @@ def test_the_archive_is_fetched_verified_and_unpacked(archive, tmp_path, monkeyp
         asked.extend(urls)
         assert sha256 == SHA256 and len(sha256) == 64
         return archive
+
     monkeypatch.setattr(preparing, "fetch", fetch)
     prepare(tmp_path / "wikitext")
     assert (tmp_path / "wikitext" / "wiki.valid.raw").read_text() == " = Title = \n\n valid text . \n"
@@ -81,15 +91,20 @@ def test_the_archive_is_fetched_verified_and_unpacked(archive, tmp_path, monkeyp
 
 def test_an_archive_that_is_another_file_is_not_unpacked(archive, environment):
     """As a script, and without a network: a damaged archive that lies there is neither taken nor lost."""
-    shown = subprocess.run([sys.executable, REPOSITORY / "data" / "wikitext2" / "prepare.py", "--out", archive.parent],
-                           env={**environment, **dict.fromkeys(("MINGPT_MIRROR", "http_proxy", "https_proxy"),
-                                                               "http://127.0.0.1:9")}, capture_output=True, text=True)
+    shown = subprocess.run(
+        [sys.executable, REPOSITORY / "data" / "wikitext2" / "prepare.py", "--out", archive.parent],
+        env={**environment, **dict.fromkeys(("MINGPT_MIRROR", "http_proxy", "https_proxy"), "http://127.0.0.1:9")},
+        capture_output=True,
+        text=True,
+    )
     assert shown.returncode == 2 and "error: could not download wikitext-2-raw-v1.zip" in shown.stderr
     assert sha256_of(archive) != SHA256 and not list(archive.parent.glob("*.raw"))
 
 
 def test_an_archive_without_a_file_is_explained(archive, tmp_path):
-    with pytest.raises(ValueError, match="has no wiki.dev.raw, only wikitext-2-raw/wiki.test.raw, wikitext-2-raw/wiki.train"):
+    with pytest.raises(
+        ValueError, match="has no wiki.dev.raw, only wikitext-2-raw/wiki.test.raw, wikitext-2-raw/wiki.train"
+    ):
         unpack(archive, [tmp_path / "wiki.test.raw", tmp_path / "wiki.dev.raw"])
     assert not (tmp_path / "wiki.test.raw").exists(), "everything is checked before anything is written"
 
@@ -103,7 +118,9 @@ def test_the_folders_in_an_archive_do_not_matter_unless_they_leave_a_doubt(tmp_p
     for number, name in enumerate(("wiki.test.raw", "top/wikitext/wiki.test.raw", "../../wiki.test.raw")):
         archive = tmp_path / f"{number}.zip"
         with zip_of(archive) as zipped:
-            zipped.mkdir("top/wiki.test.raw") if hasattr(zipped, "mkdir") else None  # a folder of that name: Python 3.11
+            zipped.mkdir("top/wiki.test.raw") if hasattr(
+                zipped, "mkdir"
+            ) else None  # a folder of that name: Python 3.11
             zipped.writestr("__MACOSX/top/._wiki.test.raw", "metadata")
             zipped.writestr(name, f"text {number}")
         unpack(archive, [target])
@@ -135,8 +152,15 @@ def test_an_archive_cannot_fill_the_disk(tmp_path, monkeypatch):
     assert not target.exists() and list(target.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:len(data) // 2], lambda data: b"no zip", lambda data: b"",
-                                    lambda data: data.replace(b"validity", b"validate")])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: b"no zip",
+        lambda data: b"",
+        lambda data: data.replace(b"validity", b"validate"),
+    ],
+)
 def test_a_damaged_archive_is_explained_and_writes_nothing(tmp_path, damage):
     archive, target = tmp_path / "damaged.zip", tmp_path / "out" / "wiki.test.raw"
     with zipfile.ZipFile(archive, "w") as zipped:
@@ -169,6 +193,7 @@ def test_a_folder_of_ones_own_raw_or_tokenised(tmp_path):
 def test_without_a_network_the_text_is_generated_with_one_line_that_says_so(monkeypatch, capsys):
     def offline(quiet):
         raise DownloadError("no connection")
+
     monkeypatch.setattr("projects.wikitext_induction.text.prepare", offline)
     corpus = load_corpus("auto", "", "train", "valid")
     notice = capsys.readouterr().out
@@ -178,10 +203,14 @@ def test_without_a_network_the_text_is_generated_with_one_line_that_says_so(monk
         load_corpus("wikitext2", "", "train", "valid")
 
 
-@pytest.mark.parametrize("content, message", [
-    (b"", r"wiki.train.raw is empty"), (b"   \n\n", r"wiki.train.raw is empty"),
-    (b"good\n\xff\xfe", r"wiki.train.raw:2: not UTF-8 text \(byte 5\)"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", r"wiki.train.raw is empty"),
+        (b"   \n\n", r"wiki.train.raw is empty"),
+        (b"good\n\xff\xfe", r"wiki.train.raw:2: not UTF-8 text \(byte 5\)"),
+    ],
+)
 def test_a_bad_file_is_explained(content, message, tmp_path):
     (tmp_path / "wiki.train.raw").write_bytes(content)
     with pytest.raises(ValueError, match=message):
@@ -221,7 +250,7 @@ def test_lines_are_padded_and_padding_is_never_a_target(tokenizer):
     assert len(data) == 2
     x, y = data[0]
     ids = tokenizer.encode("a line")
-    assert x.tolist()[: len(ids)] == ids and set(x.tolist()[len(ids):]) == {data.pad_id} and len(x) == 8
+    assert x.tolist()[: len(ids)] == ids and set(x.tolist()[len(ids) :]) == {data.pad_id} and len(x) == 8
     x, y = Batches(data, batch_size=2).part(0)
     assert (y != data.pad_id).all() and (y == -1).any() and (x[y != -1] != data.pad_id).all()
 

@@ -9,18 +9,28 @@ import sys
 import numpy as np
 import pytest
 import torch
+from test_trainer import Stop, stopping
 
-from conftest import REPOSITORY
-from mingpt.support.checkpoints import fingerprint, write_sealed
 from mingpt.conv_attention import ConvAttentionConfig, ConvAttentionNet
+from mingpt.support.checkpoints import fingerprint, write_sealed
 from mingpt.support.files import read_text, try_lock, write_json
 from mingpt.trainer import Trainer
 from projects.wikitext_induction import faults
 from projects.wikitext_induction.ablations import ablate, one_further_back, smeared, without_previous
 from projects.wikitext_induction.handbuilt import handbuilt_net
-from projects.wikitext_induction.measures import (attended_mass, chance, copying, duplicate_token, find_repetition,
-                                                  in_context_learning, induction_targets, measure_quotation,
-                                                  measure_repeats, previous_token, token_losses)
+from projects.wikitext_induction.measures import (
+    attended_mass,
+    chance,
+    copying,
+    duplicate_token,
+    find_repetition,
+    in_context_learning,
+    induction_targets,
+    measure_quotation,
+    measure_repeats,
+    previous_token,
+    token_losses,
+)
 from projects.wikitext_induction.nets import VARIANTS, build, parse_names
 from projects.wikitext_induction.repeats import TiledSegments, random_repeats
 from projects.wikitext_induction.report import cell, load_runs, onset
@@ -28,7 +38,6 @@ from projects.wikitext_induction.run import SIZES, main
 from projects.wikitext_induction.taps import channel_ratio, tap_statistics
 from projects.wikitext_induction.text import load_corpus
 from projects.wikitext_induction.training import RepeatsConfig, TextConfig, Unfinished, read_measured, train_on_repeats
-from test_trainer import Stop, stopping
 
 
 def run(monkeypatch, *words):
@@ -240,7 +249,9 @@ def unfinished(folder, resume=False):
 
 def test_an_induction_head_forms_with_a_convolution_and_not_without(tmp_path):
     """Two nets for 80 steps each: some seconds."""
-    config = RepeatsConfig(repeat_steps=80, repeat_every=40, repeat_batch=32, repeat_vocab=32, repeat_block=30, repeat_lr=5e-3)
+    config = RepeatsConfig(
+        repeat_steps=80, repeat_every=40, repeat_batch=32, repeat_vocab=32, repeat_block=30, repeat_lr=5e-3
+    )
     net, found = train_on_repeats("conv-attention", 0, config, "cpu", unfinished(tmp_path))
     assert found["final"]["prefix_matching"] > 0.8 and found["final"]["repeat_accuracy"] > 0.9
     assert [point["step"] for point in found["curve"]] == [0, 40, 80]
@@ -275,18 +286,47 @@ def test_a_detached_convolution_stays_as_it_was(tmp_path):
     assert not torch.equal(net.wte.weight, fresh.wte.weight)
 
 
-SMALL = ("--train_chars", "15000", "--vocab_size", "400", "--block_size", "320", "--n_embd", "16", "--batch_size", "8",
-         "--eval_blocks", "1")
+SMALL = (
+    "--train_chars",
+    "15000",
+    "--vocab_size",
+    "400",
+    "--block_size",
+    "320",
+    "--n_embd",
+    "16",
+    "--batch_size",
+    "8",
+    "--eval_blocks",
+    "1",
+)
 
 
 def test_the_study_writes_everything_and_resumes(tmp_path, monkeypatch, capsys, coarse_figures):
-    words = ("--quick", "--nets", "conv-attention,detached", "--seeds", "2", "--repeat_steps", "3", "--repeat_batch", "4",
-             "--out", tmp_path, *SMALL)
+    words = (
+        "--quick",
+        "--nets",
+        "conv-attention,detached",
+        "--seeds",
+        "2",
+        "--repeat_steps",
+        "3",
+        "--repeat_batch",
+        "4",
+        "--out",
+        tmp_path,
+        *SMALL,
+    )
     run(monkeypatch, *words)
     shown = capsys.readouterr().out
-    for row in ("mask on weight.data +no gradient", r"\| conv → attention \| 0\.0\d ± 0\.0\d \|",
-                r"\| conv \(detached\) → attention \| future \|", "keys without the previous token",
-                "generated encyclopedia", "; 2 seeds, mean ± standard deviation"):
+    for row in (
+        "mask on weight.data +no gradient",
+        r"\| conv → attention \| 0\.0\d ± 0\.0\d \|",
+        r"\| conv \(detached\) → attention \| future \|",
+        "keys without the previous token",
+        "generated encyclopedia",
+        "; 2 seeds, mean ± standard deviation",
+    ):
         assert re.search(row, shown), row
     for name in ("phase_change", "training", "dursley", "summary", "ablations", "taps_text", "taps_repeats"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -302,7 +342,9 @@ def test_the_study_writes_everything_and_resumes(tmp_path, monkeypatch, capsys, 
     monkeypatch.setattr("projects.wikitext_induction.run.report", lambda out: None)
     run(monkeypatch, "text", *words, "--resume")
     after = contents(tmp_path)
-    changed = [name for name in {**before, **after} if without_seconds(before.get(name)) != without_seconds(after.get(name))]
+    changed = [
+        name for name in {**before, **after} if without_seconds(before.get(name)) != without_seconds(after.get(name))
+    ]
     assert changed == [], "the run that was missing is the same again"
 
 
@@ -323,13 +365,33 @@ def texts(tmp_path):
     """Two folders of texts of the same size: the second has another evaluation text, by one word."""
     for name, word in (("data1", " cat"), ("data2", " dog")):
         (tmp_path / name).mkdir()
-        for split, text in (("train", "the cat sat on the mat and the dog lay by the door . "), ("valid", f"so the{word} was here . ")):
+        for split, text in (
+            ("train", "the cat sat on the mat and the dog lay by the door . "),
+            ("valid", f"so the{word} was here . "),
+        ):
             (tmp_path / name / f"wiki.{split}.raw").write_text(text * 120, encoding="utf-8")
     return tmp_path
 
 
-TINY = ("text", "--size", "quick", "--nets", "conv", "--vocab_size", "280", "--train_chars", "0", "--n_embd", "8",
-        "--batch_size", "2", "--eval_blocks", "1", "--block_size", "400")
+TINY = (
+    "text",
+    "--size",
+    "quick",
+    "--nets",
+    "conv",
+    "--vocab_size",
+    "280",
+    "--train_chars",
+    "0",
+    "--n_embd",
+    "8",
+    "--batch_size",
+    "2",
+    "--eval_blocks",
+    "1",
+    "--block_size",
+    "400",
+)
 
 
 def test_a_text_run_is_known_by_the_content_of_what_it_reads(texts, monkeypatch, error_line, coarse_figures):
@@ -349,7 +411,10 @@ def test_a_text_run_is_known_by_the_content_of_what_it_reads(texts, monkeypatch,
     before = contents(out)
     assert "text/conv.seed0.json" not in before and "text/conv.seed0/checkpoint.pt" in before
     line = error_line(run, monkeypatch, *TINY, "--data_dir", texts / "data2", "--out", out, "--resume")
-    assert "conv.seed0 is of other settings (the content of the evaluation text differs)" in line and contents(out) == before
+    assert (
+        "conv.seed0 is of other settings (the content of the evaluation text differs)" in line
+        and contents(out) == before
+    )
     measured = out / "text" / "conv.seed0" / "measured.json"
     saved = json.loads(read_text(measured))
     corpus = load_corpus("wikitext2", str(texts / "data2"), "train", "valid")
@@ -361,11 +426,24 @@ def test_a_text_run_is_known_by_the_content_of_what_it_reads(texts, monkeypatch,
 
 def test_what_is_not_of_this_study_is_neither_deleted_nor_read(texts, monkeypatch, capsys, coarse_figures):
     out, words = texts / "mine", (*TINY, "--data_dir", texts / "data1", "--out", texts / "mine")
-    theirs = {"text/labels.json": "[" * 100_000, "text/net.params": "parameters", "text/conv.seed3.json": '{"settings": {}}',
-              "text/conv.seed4.json": "[" * 100_000, "text/conv.seed0/notes.txt": "notes", "text/attention.seed0/measured.json": "{}",
-              "text/attention-attention.seed0.params": "no net", "text/tokenizer/notes.txt": "notes"}
-    in_the_way = {"text/conv.seed0.json": '{"mine": 1}', "text/conv.seed0.params": "mine", "tables.md": "mine",
-                  "text/tokenizer/vocab.json": "{}", "text/conv.seed0/checkpoint.pt": "mine", "text/source.txt": "mine"}
+    theirs = {
+        "text/labels.json": "[" * 100_000,
+        "text/net.params": "parameters",
+        "text/conv.seed3.json": '{"settings": {}}',
+        "text/conv.seed4.json": "[" * 100_000,
+        "text/conv.seed0/notes.txt": "notes",
+        "text/attention.seed0/measured.json": "{}",
+        "text/attention-attention.seed0.params": "no net",
+        "text/tokenizer/notes.txt": "notes",
+    }
+    in_the_way = {
+        "text/conv.seed0.json": '{"mine": 1}',
+        "text/conv.seed0.params": "mine",
+        "tables.md": "mine",
+        "text/tokenizer/vocab.json": "{}",
+        "text/conv.seed0/checkpoint.pt": "mine",
+        "text/source.txt": "mine",
+    }
     for name, content in {**theirs, **in_the_way}.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text(content, encoding="utf-8")
@@ -376,17 +454,28 @@ def test_what_is_not_of_this_study_is_neither_deleted_nor_read(texts, monkeypatc
         assert {name: found[f"{name}.kept"].decode() for name in in_the_way} == in_the_way
         assert json.loads(found["text/conv.seed0.json"])["net"] == "conv" and b"conv alone" in found["tables.md"]
     said = capsys.readouterr().err
-    for name, reason in (("conv.seed3.json", "not a result that this program wrote"), ("conv.seed4.json", "not JSON that can be read"),
-                         ("attention-attention.seed0.params", "not a file of parameters")):
+    for name, reason in (
+        ("conv.seed3.json", "not a result that this program wrote"),
+        ("conv.seed4.json", "not JSON that can be read"),
+        ("attention-attention.seed0.params", "not a file of parameters"),
+    ):
         assert re.search(f"note: .*{name}: {reason}.*; it is left out\n", said), name
     assert "labels.json" not in said and "net.params" not in said
     assert "conv.seed0.json.kept" in said and "conv.seed0.json.kept.1" not in said, "what we wrote is not kept twice"
 
 
-@pytest.mark.parametrize("project, words", [
-    ("wikitext_induction", ["text", "--quick"]), ("wikitext_induction", ["report"]), ("ngram_superposition", ["faults", "--quick"]),
-    ("gpt2_heads", ["isolate", "--quick"]), ("gpt2_heads", ["all", "--quick"]), ("attention_exploration", ["--quick"]),
-    ("benchmark", ["report"])])
+@pytest.mark.parametrize(
+    "project, words",
+    [
+        ("wikitext_induction", ["text", "--quick"]),
+        ("wikitext_induction", ["report"]),
+        ("ngram_superposition", ["faults", "--quick"]),
+        ("gpt2_heads", ["isolate", "--quick"]),
+        ("gpt2_heads", ["all", "--quick"]),
+        ("attention_exploration", ["--quick"]),
+        ("benchmark", ["report"]),
+    ],
+)
 def test_a_second_run_in_a_folder_is_one_line_and_touches_nothing(project, words, tmp_path, monkeypatch, error_line):
     monkeypatch.setattr(sys, "argv", ["run.py", *words, "--out", str(tmp_path)])
     with open(tmp_path / ".lock", "w") as lock:  # as another process holds it
@@ -398,8 +487,19 @@ def test_a_second_run_in_a_folder_is_one_line_and_touches_nothing(project, words
 
 def test_lines_with_a_padding_mask(tmp_path, monkeypatch):
     monkeypatch.setattr("projects.wikitext_induction.run.report", lambda out: None)
-    run(monkeypatch, "text", "--quick", "--nets", "conv-attention", "--examples", "lines", "--padding_mask", *SMALL,
-        "--out", tmp_path)
+    run(
+        monkeypatch,
+        "text",
+        "--quick",
+        "--nets",
+        "conv-attention",
+        "--examples",
+        "lines",
+        "--padding_mask",
+        *SMALL,
+        "--out",
+        tmp_path,
+    )
     settings = json.loads(read_text(tmp_path / "text" / "conv-attention.seed0.json"))["settings"]
     assert settings["examples"] == "lines" and settings["padding_mask"] is True
 
@@ -419,7 +519,9 @@ def test_rows_of_the_tables():
 def test_runs_of_different_settings_are_not_mixed(tmp_path):
     for seed, steps in ((0, 5), (1, 6)):
         write_sealed(tmp_path / f"conv.seed{seed}.json", {"net": "conv", "seed": seed, "settings": {"steps": steps}})
-    with pytest.raises(ValueError, match=r"conv.seed1.json is of other settings than .*conv.seed0.json \(steps was 5 and is 6\)"):
+    with pytest.raises(
+        ValueError, match=r"conv.seed1.json is of other settings than .*conv.seed0.json \(steps was 5 and is 6\)"
+    ):
         load_runs(tmp_path)
 
 
@@ -431,38 +533,51 @@ def test_results_are_read_by_net_and_number_and_only_from_their_own_file(tmp_pat
     assert "smear.seed2.json: the result of another run; it is left out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"seconds": 1, "curve": []}', '{"seconds": "1", "curve": [{"step": 0}]}',
-                                     '{"seconds": 1, "curve": [{"step": "0"}]}', '{"seconds": 1, "curve": [3]}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{}",
+        '{"seconds": 1, "curve": []}',
+        '{"seconds": "1", "curve": [{"step": 0}]}',
+        '{"seconds": 1, "curve": [{"step": "0"}]}',
+        '{"seconds": 1, "curve": [3]}',
+        "[" * 100_000,
+    ],
+)
 def test_measurements_of_another_kind_are_refused(content, tmp_path):
     (tmp_path / "measured.json").write_text(content)
     with pytest.raises(ValueError, match="measured.json: not"):
         read_measured(tmp_path / "measured.json")
 
 
-@pytest.mark.parametrize("words, message", [
-    (["--nets", "conv,lstm"], "error: no net is called 'lstm'; there are conv-attention, detached"),
-    (["--size", "huge"], "error: --size is 'huge'; it must be one of quick, small, full"),
-    (["--seeds", "0"], "error: --seeds is 0; it must be at least 1"),
-    (["--examples", "words"], "error: --examples is 'words'; it must be packed or lines"),
-    (["--padding_mask"], "error: --padding_mask is for --examples lines; packed examples have no padding"),
-    (["--seed", "99999999999999999999"], "error: argument --seed: '99999999999999999999"),
-    (["--seed", "-1"], "error: --seed is -1"),
-    (["--seeds", "99999999999999999999"], "error: argument --seeds: '99999999999999999999"),
-    (["--n_embd", "9" * 30], "error: argument --n_embd: '99999999999999999999"),
-    (["--repeat_width", "9" * 30], "error: argument --repeat_width: '99999999999999999999"),
-    (["--repeat_block", "5"], "error: --repeat_block is 5; it must be at least 6"),
-    (["--repeat_lr", "nan"], "error: argument --repeat_lr: 'nan' is not finite"),
-    (["--learning_rate", "inf"], "error: argument --learning_rate: 'inf' is not finite"),
-    (["--warmup_ratio", "nan"], "error: argument --warmup_ratio: 'nan' is not finite"),
-    (["--train_chars", "-1"], "error: --train_chars is -1; it must not be negative"),
-    (["--epochs", "0"], "error: --epochs is 0; it must be positive"),
-    (["--warmup_ratio", "1"], "error: --warmup_ratio is 1.0; it must be in"),
-    (["text", "--data_dir", "nowhere"], "error: --data_dir nowhere: no such folder"),
-    (["text", "--quick", "--block_size", "64"], "error: the prompt 'Mr and Mrs Dursley, of number '... has "),
-    (["text", "--quick", "--train_chars", "100"], "error: the training text has "),
-    (["report"], "error: out/wikitext_induction has no finished runs"),
-    (["text", "--quick", "--device", "tpu"], "error: device 'tpu' cannot be used here"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--nets", "conv,lstm"], "error: no net is called 'lstm'; there are conv-attention, detached"),
+        (["--size", "huge"], "error: --size is 'huge'; it must be one of quick, small, full"),
+        (["--seeds", "0"], "error: --seeds is 0; it must be at least 1"),
+        (["--examples", "words"], "error: --examples is 'words'; it must be packed or lines"),
+        (["--padding_mask"], "error: --padding_mask is for --examples lines; packed examples have no padding"),
+        (["--seed", "99999999999999999999"], "error: argument --seed: '99999999999999999999"),
+        (["--seed", "-1"], "error: --seed is -1"),
+        (["--seeds", "99999999999999999999"], "error: argument --seeds: '99999999999999999999"),
+        (["--n_embd", "9" * 30], "error: argument --n_embd: '99999999999999999999"),
+        (["--repeat_width", "9" * 30], "error: argument --repeat_width: '99999999999999999999"),
+        (["--repeat_block", "5"], "error: --repeat_block is 5; it must be at least 6"),
+        (["--repeat_lr", "nan"], "error: argument --repeat_lr: 'nan' is not finite"),
+        (["--learning_rate", "inf"], "error: argument --learning_rate: 'inf' is not finite"),
+        (["--warmup_ratio", "nan"], "error: argument --warmup_ratio: 'nan' is not finite"),
+        (["--train_chars", "-1"], "error: --train_chars is -1; it must not be negative"),
+        (["--epochs", "0"], "error: --epochs is 0; it must be positive"),
+        (["--warmup_ratio", "1"], "error: --warmup_ratio is 1.0; it must be in"),
+        (["text", "--data_dir", "nowhere"], "error: --data_dir nowhere: no such folder"),
+        (["text", "--quick", "--block_size", "64"], "error: the prompt 'Mr and Mrs Dursley, of number '... has "),
+        (["text", "--quick", "--train_chars", "100"], "error: the training text has "),
+        (["report"], "error: out/wikitext_induction has no finished runs"),
+        (["text", "--quick", "--device", "tpu"], "error: device 'tpu' cannot be used here"),
+    ],
+)
 def test_a_mistake_ends_in_one_line(words, message, tmp_path, monkeypatch, error_line):
     monkeypatch.chdir(tmp_path)
     assert error_line(run, monkeypatch, *words).startswith(message)

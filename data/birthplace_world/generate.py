@@ -56,18 +56,26 @@ Vesely Vogel Walsh Waring Weiss Wexler Whitlock Yamada Yardley Yilmaz Zapata Zem
 
 # The commonest first: the share of the city of rank r is proportional to 1 / (r + 1), Zipf's law with a flattened
 # head, which gives the first of 40 cities 15 %. Whole numbers, so that no platform rounds differently.
-PLACES = """
+PLACES = (
+    """
 London, Vienna, Chicago, Lisbon, Kyoto, Toronto, Prague, Boston, Mumbai, Glasgow, Warsaw, Cairo, Naples, Sydney,
 Hamburg, New York, Lagos, Dublin, Havana, Oslo, Seville, Athens, Montreal, Nairobi, Budapest, Zürich, Santiago,
 Antwerp, Manila, Buenos Aires, Helsinki, Istanbul, Leeds, Porto, Riga, Philadelphia, Accra, Hanoi, Bergen, Perth
-""".replace("\n", " ").strip().split(", ")
+""".replace("\n", " ")
+    .strip()
+    .split(", ")
+)
 WEIGHTS = {place: 100_000 // (rank + 1) for rank, place in enumerate(PLACES, start=1)}
 
-PROFESSIONS = """
+PROFESSIONS = (
+    """
 actor, architect, astronomer, banker, botanist, chemist, composer, diplomat, economist, educator, engineer, explorer,
 geologist, historian, inventor, journalist, lawyer, linguist, novelist, painter, physician, pianist, poet, printer,
 sculptor, surgeon, surveyor, translator, violinist, zoologist
-""".replace("\n", " ").strip().split(", ")
+""".replace("\n", " ")
+    .strip()
+    .split(", ")
+)
 
 MONTHS = "January February March April May June July August September October November December".split()
 
@@ -101,8 +109,8 @@ TEMPLATES = (
     "{surname}'s parents lived in {place} when {he} was born, on {date}.",
     "{He} was born on {date} in {place} and died in {death}.",
     "{place} was the birthplace of {surname}, {a_job} who lived from {birth} to {death}.",
-    "{surname}'s memoirs, \"What Now?\", open in {place}, where {he} was born in {birth}.",
-    "\"Why leave {place}?\" asked {surname}, {a_job} born there in {birth}.",
+    '{surname}\'s memoirs, "What Now?", open in {place}, where {he} was born in {birth}.',
+    '"Why leave {place}?" asked {surname}, {a_job} born there in {birth}.',
     "{surname}, {a_job}, was born in {place} and died in {other} in {death}.",
     "{name} ({date}, {place} - {death}, {other}) was {a_job}.",
     "{surname} worked as {a_job} in {other} but was born in {place}.",
@@ -170,8 +178,10 @@ def draw_names(rng: random.Random, read: int, unread: int) -> tuple[list[tuple[s
     pairs_taken, givens, surnames = set(taken), {given for given, _ in taken}, {surname for _, surname in taken}
     free = [pair for pair in pairs if pair[0] in givens and pair[1] in surnames and pair not in pairs_taken]
     if unread > len(free):
-        raise ValueError(f"control = {unread}: the names of the {read} people read about leave only {len(free)} "
-                         "new combinations; ask for fewer")
+        raise ValueError(
+            f"control = {unread}: the names of the {read} people read about leave only {len(free)} "
+            "new combinations; ask for fewer"
+        )
     return taken, rng.sample(free, unread)
 
 
@@ -183,7 +193,7 @@ def draw_places(rng: random.Random, count: int, among: list[str]) -> list[str]:
     """
     total = sum(WEIGHTS[place] for place in among)
     whole, rest = zip(*(divmod(count * WEIGHTS[place], total) for place in among))
-    rounded_up = sorted(range(len(among)), key=lambda index: (-rest[index], index))[:count - sum(whole)]
+    rounded_up = sorted(range(len(among)), key=lambda index: (-rest[index], index))[: count - sum(whole)]
     places = [place for index, place in enumerate(among) for _ in range(whole[index] + (index in rounded_up))]
     rng.shuffle(places)
     return places
@@ -194,7 +204,9 @@ def draw_person(rng: random.Random, given: str, surname: str, place: str, views:
     elsewhere = [city for city in PLACES if city != place]
     birth = rng.randrange(1840, 1931)
     return Person(
-        given, surname, place,
+        given,
+        surname,
+        place,
         other=rng.choices(elsewhere, [WEIGHTS[city] for city in elsewhere])[0],
         job=rng.choice(PROFESSIONS),
         date=f"{rng.randrange(1, 29)} {rng.choice(MONTHS)} {birth}",
@@ -222,7 +234,7 @@ def draw_people(seed: int, people: int, train: int, dev: int, control: int, view
 
     rng = random.Random(seed)
     read, unread = draw_names(rng, people, control)
-    names = {"train": read[:train], "dev": read[train:train + dev], "test": read[train + dev:], "control": unread}
+    names = {"train": read[:train], "dev": read[train : train + dev], "test": read[train + dev :], "control": unread}
     sets: dict[str, list[Person]] = {}
     for group, members in names.items():
         asked = {person.place for person in sets.get("train", [])}
@@ -231,8 +243,9 @@ def draw_people(seed: int, people: int, train: int, dev: int, control: int, view
     return sets
 
 
-def generate(seed: int = 0, people: int = 120, train: int = 70, dev: int = 40, control: int = 40,
-             views: int = 5) -> dict[str, str]:
+def generate(
+    seed: int = 0, people: int = 120, train: int = 70, dev: int = 40, control: int = 40, views: int = 5
+) -> dict[str, str]:
     """The text of every file of one world, by file name. The same arguments give the same bytes everywhere.
 
     Args:
@@ -255,8 +268,10 @@ def generate(seed: int = 0, people: int = 120, train: int = 70, dev: int = 40, c
         lines[name] = [f"{person.question}\t{person.place}" for person in sets[group]]
     unknown = set("Where was born?") - set("".join(documents))
     if unknown:
-        raise ValueError(f"no document has {''.join(sorted(unknown))!r}, which the questions have; "
-                         "raise people or views, or take another seed")
+        raise ValueError(
+            f"no document has {''.join(sorted(unknown))!r}, which the questions have; "
+            "raise people or views, or take another seed"
+        )
     return {name: "".join(line + "\n" for line in text) for name, text in lines.items()}
 
 
@@ -269,8 +284,10 @@ def write(folder: str | os.PathLike, files: dict[str, str]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """The command line: one option for each argument of `generate`, and the folder to write to."""
     here = Path(__file__).resolve().parent
-    parser = argparse.ArgumentParser(description="Write a world of invented people and where they were born.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description="Write a world of invented people and where they were born.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     defaults = inspect.signature(generate).parameters
     for option, meaning in OPTIONS.items():
         parser.add_argument(f"--{option}", type=int, default=defaults[option].default, help=meaning)

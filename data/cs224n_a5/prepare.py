@@ -16,6 +16,7 @@ Output to expect, after a second or two:
 `birth_test_inputs.tsv` has the questions only. Without a network, put the four files into the folder by hand, or
 serve them from a folder elsewhere and name it in MINGPT_MIRROR (see mingpt/pretrained/download.py).
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -23,8 +24,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # this checkout's mingpt, installed or not: other packages have that name too
 
-from mingpt.support.command import one_line_errors  # noqa: E402
 from mingpt.pretrained.download import fetch  # noqa: E402
+from mingpt.support.command import one_line_errors  # noqa: E402
 from mingpt.support.files import sha256_of  # noqa: E402
 
 SHA256 = {
@@ -75,10 +76,12 @@ def verify(folder=HERE):
 
 def main():
     parser = argparse.ArgumentParser(description="Download and verify the data of CS224N assignment 5.")
-    parser.add_argument("--out", type=Path, default=HERE, metavar="DIR",
-                        help="folder for the files (default: %(default)s)")
-    parser.add_argument("--verify", action="store_true",
-                        help="download nothing, only say which files are missing or differ")
+    parser.add_argument(
+        "--out", type=Path, default=HERE, metavar="DIR", help="folder for the files (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="download nothing, only say which files are missing or differ"
+    )
     args = parser.parse_args()
     if args.verify:
         with one_line_errors():

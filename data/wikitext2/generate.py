@@ -100,8 +100,16 @@ def make_article(rng: random.Random, used: set[str]) -> str:
             lines.append(f" = = {rng.choice(HEADINGS)} = = ")
         for _ in range(rng.randint(1, 2)):
             said = rng.sample(SENTENCES[kind], rng.randint(4, 7))
-            said = [sentence.format(**names, year=rng.randint(1701, 1949), number=rng.randint(3, 90),
-                                    trade=rng.choice(TRADES), goods=rng.choice(GOODS)) for sentence in said]
+            said = [
+                sentence.format(
+                    **names,
+                    year=rng.randint(1701, 1949),
+                    number=rng.randint(3, 90),
+                    trade=rng.choice(TRADES),
+                    goods=rng.choice(GOODS),
+                )
+                for sentence in said
+            ]
             lines.append(f" {' '.join(said)} ")
     return "".join(f" \n{line}\n" for line in lines)
 
@@ -122,8 +130,10 @@ def generate(seed: int = 0, train: int = 1000, valid: int = 100, test: int = 100
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Write an invented encyclopedia in the form of WikiText-2.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description="Write an invented encyclopedia in the form of WikiText-2.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument("--train", type=int, default=1000, help="articles to train on")

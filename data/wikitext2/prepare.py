@@ -13,6 +13,7 @@ The text is under CC BY-SA 3.0. Without a network, put the three files into the 
 `wikitext-2-raw-v1.zip`, or serve the archive from a folder elsewhere and name that in MINGPT_MIRROR (see
 mingpt/pretrained/download.py).
 """
+
 import argparse
 import shutil
 import sys
@@ -23,8 +24,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # this checkout's mingpt, installed or not: other packages have that name too
 
-from mingpt.support.command import one_line_errors  # noqa: E402
 from mingpt.pretrained.download import fetch  # noqa: E402
+from mingpt.support.command import one_line_errors  # noqa: E402
 from mingpt.support.files import atomic_path  # noqa: E402
 
 ARCHIVE = "wikitext-2-raw-v1.zip"
@@ -71,7 +72,12 @@ def unpack(archive, paths):
                 # zipfile reads no more than the size that the archive states, whatever is packed in it
                 with atomic_path(path) as temporary, zipped.open(member) as packed, open(temporary, "wb") as file:
                     shutil.copyfileobj(packed, file)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted, or packed unusually
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        RuntimeError,
+    ) as error:  # RuntimeError: encrypted, or packed unusually
         raise ValueError(f"{archive}: cannot be unpacked ({error}); delete it and try again") from error
 
 
@@ -84,18 +90,23 @@ def _member(zipped, archive, name):
         shown = ", ".join(there[:10]) + (f" and {len(there) - 10} more" if len(there) > 10 else "")
         raise ValueError(f"{archive} has no {name}, only {shown or 'empty folders'}; delete it and try again")
     if len(found) > 1:
-        raise ValueError(f"{archive} has {name} twice, as {found[0].filename} and {found[1].filename}; unpack by hand the "
-                         "one that is meant")
+        raise ValueError(
+            f"{archive} has {name} twice, as {found[0].filename} and {found[1].filename}; unpack by hand the "
+            "one that is meant"
+        )
     if found[0].file_size > LARGEST:
-        raise ValueError(f"{archive}: {name} would have {found[0].file_size:,} bytes, more than {LARGEST:,}; that is not "
-                         "WikiText-2, so delete it and try again")
+        raise ValueError(
+            f"{archive}: {name} would have {found[0].file_size:,} bytes, more than {LARGEST:,}; that is not "
+            "WikiText-2, so delete it and try again"
+        )
     return found[0]
 
 
 def main():
     parser = argparse.ArgumentParser(description="Download and verify WikiText-2 (raw).")
-    parser.add_argument("--out", type=Path, default=HERE, metavar="DIR",
-                        help="folder for the files (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=HERE, metavar="DIR", help="folder for the files (default: %(default)s)"
+    )
     args = parser.parse_args()
     with one_line_errors():
         prepare(args.out)

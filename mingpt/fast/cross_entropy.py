@@ -11,7 +11,8 @@ def fast_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     Targets of -1 do not count. Where all are -1 the loss is 0: a mean over nothing would be NaN and spoil the weights.
     """
     logits, targets = logits.flatten(0, 1), targets.flatten()
-    # First of all: a compiler would unroll the loop of the other way, and its sizes are symbols that cannot be compared.
+    # First of all: a compiler would unroll the loop of the other way, and its sizes are symbols that cannot be
+    # compared.
     if not torch.compiler.is_compiling() and not torch.jit.is_tracing() and CachedCrossEntropy.pays(logits):
         return CachedCrossEntropy.apply(logits, targets, logits.requires_grad and torch.is_grad_enabled())[0]
     total = F.cross_entropy(logits.float(), targets, ignore_index=-1, reduction="sum")
@@ -32,11 +33,16 @@ class CachedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def pays(logits: Tensor) -> bool:
         """Whether this is the faster way. In float16 a gradient would underflow before a GradScaler can enlarge it."""
-        return logits.device.type == "cpu" and logits.dtype != torch.float16 and logits.numel() > CachedCrossEntropy.LARGE
+        return (
+            logits.device.type == "cpu" and logits.dtype != torch.float16 and logits.numel() > CachedCrossEntropy.LARGE
+        )
 
     @staticmethod
     def forward(logits: Tensor, targets: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
-        """logits is (N, V), targets (N,) int64, -1 where nothing counts. Returns the loss, and its gradient if `wanted`."""
+        """logits is (N, V), targets (N,) int64, -1 where nothing counts.
+
+        Returns the loss, and its gradient if `wanted`.
+        """
         weight = _weights(targets)
         targets = torch.where(targets == -1, 0, targets)  # any other number that is no token is an error below
         gradient = torch.empty_like(logits) if wanted else None
@@ -66,7 +72,9 @@ class CachedCrossEntropy(torch.autograd.Function):
         logits, targets, gradient = ctx.saved_tensors
         if outer is None:
             return None, None, None
-        if gradient is None or torch.is_grad_enabled():  # the derivative of this gradient may be wanted: it needs its formula
+        if (
+            gradient is None or torch.is_grad_enabled()
+        ):  # the derivative of this gradient may be wanted: it needs its formula
             return (_gradient(logits, targets) * outer).to(logits.dtype), None, None
         return gradient if _is_one(outer) else gradient * outer.to(gradient.dtype), None, None
 
@@ -78,8 +86,12 @@ class CachedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def vmap(info, in_dims, logits: Tensor, targets: Tensor, wanted: bool):
         """One after the other: each of them is large."""
-        losses = [CachedCrossEntropy.apply(*(x if dim is None else x.select(dim, i) for x, dim in zip((logits, targets), in_dims)),
-                                           wanted)[0] for i in range(info.batch_size)]
+        losses = [
+            CachedCrossEntropy.apply(
+                *(x if dim is None else x.select(dim, i) for x, dim in zip((logits, targets), in_dims)), wanted
+            )[0]
+            for i in range(info.batch_size)
+        ]
         return (torch.stack(losses), None), (0, None)
 
 

@@ -58,8 +58,12 @@ class HeadWeights:
 
     def random(self, generator: torch.Generator | None = None) -> "HeadWeights":
         """The same shapes filled with standard normals: the baseline that scores of circuits are to be held against."""
-        return HeadWeights(*(torch.randn(tensor.shape, generator=generator).to(tensor)
-                             for tensor in (getattr(self, field.name) for field in fields(self))))
+        return HeadWeights(
+            *(
+                torch.randn(tensor.shape, generator=generator).to(tensor)
+                for tensor in (getattr(self, field.name) for field in fields(self))
+            )
+        )
 
 
 def head_views(model: nn.Module, layer: int) -> dict[str, Tensor]:
@@ -334,8 +338,10 @@ def logit_attribution(model: nn.Module, idx: Tensor, tokens: Tensor) -> dict[str
     """
     V = model.lm_head.out_features
     if tokens.shape != idx.shape or not 0 <= int(tokens.min()) <= int(tokens.max()) < V:
-        raise ValueError(f"tokens, {tuple(tokens.shape)}, must be token ids from 0 to {V - 1}, one for each place of "
-                         f"idx, {tuple(idx.shape)}")
+        raise ValueError(
+            f"tokens, {tuple(tokens.shape)}, must be token ids from 0 to {V - 1}, one for each place of "
+            f"idx, {tuple(idx.shape)}"
+        )
     layers = range(len(_blocks(model)))
     mlps = [layer for layer in layers if hasattr(_blocks(model)[layer], "mlp")]
     with record(model, ["drop", "h.*", "h.*.attn.head_out"] + [f"h.{layer}.mlp" for layer in mlps]) as seen:
@@ -345,15 +351,18 @@ def logit_attribution(model: nn.Module, idx: Tensor, tokens: Tensor) -> dict[str
     direction = W_U[tokens] * ln_f.weight
     direction = (direction - direction.mean(dim=-1, keepdim=True)) / std[..., None]  # (B, T, C)
     views = [head_views(model, layer) for layer in layers]
-    heads = [torch.einsum("bhtd,hdc,btc->hbt", seen[f"h.{layer}.attn.head_out"], view["W_O"], direction)
-             for layer, view in enumerate(views)]
+    heads = [
+        torch.einsum("bhtd,hdc,btc->hbt", seen[f"h.{layer}.attn.head_out"], view["W_O"], direction)
+        for layer, view in enumerate(views)
+    ]
     zero = direction.new_zeros(idx.shape)
     return dict(
-        embedding=(seen["drop"] * direction).sum(-1), heads=torch.stack(heads),
+        embedding=(seen["drop"] * direction).sum(-1),
+        heads=torch.stack(heads),
         attn_bias=torch.stack([direction @ view["b_O"] for view in views]),
-        mlp=torch.stack([(seen[f"h.{layer}.mlp"] * direction).sum(-1) if layer in mlps else zero
-                         for layer in layers]),
-        bias=W_U[tokens] @ ln_f.bias)
+        mlp=torch.stack([(seen[f"h.{layer}.mlp"] * direction).sum(-1) if layer in mlps else zero for layer in layers]),
+        bias=W_U[tokens] @ ln_f.bias,
+    )
 
 
 @torch.no_grad()
@@ -369,8 +378,13 @@ def logit_lens(model: nn.Module, idx: Tensor) -> Tensor:
 
 
 @contextmanager
-def ablate(model: nn.Module, heads: Iterable[Head], how: str = "zero", reference: Tensor | None = None,
-           generator: torch.Generator | None = None):
+def ablate(
+    model: nn.Module,
+    heads: Iterable[Head],
+    how: str = "zero",
+    reference: Tensor | None = None,
+    generator: torch.Generator | None = None,
+):
     """While the context lasts, the outputs of `heads` say nothing about the text at hand.
 
     how: "zero": their outputs before W_O are 0
@@ -445,8 +459,11 @@ def exchange(model: nn.Module, heads: Sequence[Head], order: Sequence[int], part
         raise ValueError(f"order must be a permutation of 0 to {len(heads) - 1}, not {list(order)}")
     views = {layer: head_views(model, layer) for layer, _ in heads}
     sources = [heads[i] for i in order]
-    return {(layer, head, part): views[from_layer][part][from_head].detach().clone()
-            for (layer, head), (from_layer, from_head) in zip(heads, sources) for part in parts}
+    return {
+        (layer, head, part): views[from_layer][part][from_head].detach().clone()
+        for (layer, head), (from_layer, from_head) in zip(heads, sources)
+        for part in parts
+    }
 
 
 def project(model: nn.Module, heads: Sequence[Head], part: str, basis: Tensor, keep: bool = False) -> Changes:

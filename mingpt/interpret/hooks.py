@@ -57,7 +57,8 @@ class HookPoint(nn.Identity):
 def add_hook_points(module: nn.Module, *names: str) -> None:
     """Give `module` a HookPoint for each name: `self.name = HookPoint()`, only faster to reach.
 
-    Submodules are found by a search in Python, which at a dozen hook points a layer would take a tenth of a small model's time
+    Submodules are found by a search in Python, which at a dozen hook points a layer would take a tenth of a small
+    model's time
     for one token. A plain attribute of the same name is found first.
     """
     for name in names:
@@ -92,7 +93,8 @@ def record(model: nn.Module, names: str | Iterable[str], every_call: bool = Fals
     the graph unless under no_grad. Of several hooks at one place those entered first come first, so a `record` inside
     a `patch` sees what the patch made.
 
-    Raises ValueError for a name that fits no module, with the nearest ones, and at the end of the context if a call of the
+    Raises ValueError for a name that fits no module, with the nearest ones, and at the end of the context if a call of
+    the
     model passed by one of the names: compiled code does, without hooks. `must_pass=False` permits it.
     """
     seen = Record()
@@ -117,8 +119,10 @@ def patch(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]], m
     The functions get a copy, which they may change in place, and return a tensor of the same shape. Names may have wild
     cards; where two fit one place, both functions are applied, in the order of `changes`.
 
-    Raises ValueError for a name that fits no module; when the model is called, for a result of another shape; and at the end
-    of the context if a call of the model passed by one of the names, so that nothing was changed there: compiled code does
+    Raises ValueError for a name that fits no module; when the model is called, for a result of another shape; and at
+    the end
+    of the context if a call of the model passed by one of the names, so that nothing was changed there: compiled code
+    does
     that. `must_pass=False` permits it.
     """
 
@@ -136,7 +140,9 @@ def patch(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]], m
 
     with ExitStack() as stack:
         for pattern, change in changes.items():
-            stack.enter_context(_hooked(model, {name: changer(name, change) for name in find(model, pattern)}, must_pass))
+            stack.enter_context(
+                _hooked(model, {name: changer(name, change) for name in find(model, pattern)}, must_pass)
+            )
         yield
 
 
@@ -163,8 +169,11 @@ def find(model: nn.Module, names: str | Iterable[str]) -> list[str]:
 
 def _places(model: nn.Module) -> dict[str, nn.Module]:
     """name -> module, without lists and dictionaries of modules: nothing passes there."""
-    return {_short(path): module for path, module in model.named_modules()
-            if path and not isinstance(module, (nn.ModuleList, nn.ModuleDict))}
+    return {
+        _short(path): module
+        for path, module in model.named_modules()
+        if path and not isinstance(module, (nn.ModuleList, nn.ModuleDict))
+    }
 
 
 def _short(path: str) -> str:
@@ -180,7 +189,8 @@ def _matches(pattern: str, name: str) -> bool:
 def _hooked(model: nn.Module, hooks: Mapping[str, Callable], must_pass: bool):
     """Put each hook on the module of its name, and take them off however the body ends.
 
-    ValueError at the end, if the body raised nothing, where a call of the model had not come to every hook. The model's own
+    ValueError at the end, if the body raised nothing, where a call of the model had not come to every hook. The
+    model's own
     hooks tell of its calls, even of those by way of a compiled copy.
     """
     places, due, missed = _places(model), set(), {}
@@ -205,6 +215,8 @@ def _hooked(model: nn.Module, hooks: Mapping[str, Callable], must_pass: bool):
         stack.callback(model.register_forward_hook(end).remove)
         yield
     if missed and must_pass:
-        raise ValueError(f"the model was called, and nothing came to the hooks at {', '.join(missed)}: hooks do not reach into "
-                         "compiled code, nor to what a call leaves out; use the model that was not compiled, or say "
-                         "must_pass=False")
+        raise ValueError(
+            f"the model was called, and nothing came to the hooks at {', '.join(missed)}: hooks do not reach into "
+            "compiled code, nor to what a call leaves out; use the model that was not compiled, or say "
+            "must_pass=False"
+        )

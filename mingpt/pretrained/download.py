@@ -14,6 +14,7 @@ Every call ends: a server may send no more than `largest` bytes, no slower than 
 have until `deadline`. MINGPT_LOWEST_RATE (bytes a second) and MINGPT_DEADLINE (seconds) change the last two everywhere,
 for a slow connection.
 """
+
 import contextlib
 import glob
 import os
@@ -26,9 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
+from mingpt.pretrained.watchdog import Watchdog, watched_session
 from mingpt.support.command import printable
 from mingpt.support.files import sha256_of
-from mingpt.pretrained.watchdog import Watchdog, watched_session
 
 try:
     import fcntl
@@ -84,8 +85,19 @@ class _Wanted:
         return None
 
 
-def fetch(urls, path, sha256=None, *, description=None, timeout=(5.0, 15.0), mirror_name=None, check=None,
-          largest=LARGEST, lowest_rate=None, deadline=None):
+def fetch(
+    urls,
+    path,
+    sha256=None,
+    *,
+    description=None,
+    timeout=(5.0, 15.0),
+    mirror_name=None,
+    check=None,
+    largest=LARGEST,
+    lowest_rate=None,
+    deadline=None,
+):
     """Make sure that `path` holds the file, downloading it if need be.
 
     Arguments:
@@ -112,8 +124,15 @@ def fetch(urls, path, sha256=None, *, description=None, timeout=(5.0, 15.0), mir
     urls = [urls] if isinstance(urls, str) else list(urls)
     lowest_rate = _limit("MINGPT_LOWEST_RATE", LOWEST_RATE) if lowest_rate is None else lowest_rate
     deadline = _limit("MINGPT_DEADLINE", DEADLINE) if deadline is None else deadline
-    wanted = _Wanted(sha256 and sha256.lower(), check, largest, lowest_rate, time.monotonic() + deadline, timeout,
-                     description or path.name)
+    wanted = _Wanted(
+        sha256 and sha256.lower(),
+        check,
+        largest,
+        lowest_rate,
+        time.monotonic() + deadline,
+        timeout,
+        description or path.name,
+    )
     note = ""
     try:
         if mirror := os.environ.get("MINGPT_MIRROR"):
@@ -130,12 +149,15 @@ def fetch(urls, path, sha256=None, *, description=None, timeout=(5.0, 15.0), mir
         with _part_of(path, wanted.sha256) as part:
             _fill(part, dict.fromkeys(urls), wanted)
     except _Refused as refusal:
-        raise DownloadError(f"could not download {path.name}: {printable(str(refusal))}.{note} Try again later, or get it by "
-                            f"hand and put it at {path.absolute()} (sha256 {wanted.sha256 or 'not known'})") from refusal
+        raise DownloadError(
+            f"could not download {path.name}: {printable(str(refusal))}.{note} Try again later, or get it by "
+            f"hand and put it at {path.absolute()} (sha256 {wanted.sha256 or 'not known'})"
+        ) from refusal
     except OSError as error:
         kept = f"; what has come is in {path}.part" if os.path.exists(f"{path}.part") else ""
-        raise DownloadError(f"cannot read or write {path}: {error}; check permissions and free space, or give "
-                            f"another path{kept}") from error
+        raise DownloadError(
+            f"cannot read or write {path}: {error}; check permissions and free space, or give another path{kept}"
+        ) from error
     return path
 
 
@@ -210,7 +232,7 @@ def _claim(path):
 def _remove_dead_parts(path):
     """Remove the parts with names of their own whose writers are dead. `<path>.part` stays: it can be resumed."""
     for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
-        if re.fullmatch(r"\.[0-9]+-[0-9a-f]{8}\.part", part.name[len(path.name):]):
+        if re.fullmatch(r"\.[0-9]+-[0-9a-f]{8}\.part", part.name[len(path.name) :]):
             with contextlib.suppress(OSError):  # locked by its writer, or gone by now
                 with open(part, "ab") if fcntl else contextlib.nullcontext() as file:  # Windows removes no open file
                     if fcntl:
@@ -285,7 +307,9 @@ class _Transfer:
                     offset = self.ask(session)
             except requests.RequestException as error:
                 cause = error.args[0] if error.args else error
-                if isinstance(cause, urllib3.exceptions.MaxRetryError):  # unknown host, refused, no route, bad certificate
+                if isinstance(
+                    cause, urllib3.exceptions.MaxRetryError
+                ):  # unknown host, refused, no route, bad certificate
                     problem = _Unreachable(re.sub(r"^\w+\(.*?\): ", "", str(cause.reason.args[-1])))
                 elif isinstance(error, (requests.ConnectionError, requests.Timeout)):
                     problem = _Interrupted(f"no answer ({cause})")
@@ -299,9 +323,14 @@ class _Transfer:
                 problem = error
         if self.watchdog.expired:  # also where the cut looked like the end of the body
             late = time.monotonic() >= self.wanted.end
-            raise _Refused(f"too slow, {_size(self.part)} bytes had come when " + (
-                "the time was over (MINGPT_DEADLINE, in seconds)" if late else
-                f"it fell below {self.wanted.lowest_rate:g} bytes a second (MINGPT_LOWEST_RATE)"))
+            raise _Refused(
+                f"too slow, {_size(self.part)} bytes had come when "
+                + (
+                    "the time was over (MINGPT_DEADLINE, in seconds)"
+                    if late
+                    else f"it fell below {self.wanted.lowest_rate:g} bytes a second (MINGPT_LOWEST_RATE)"
+                )
+            )
         if problem:
             raise problem
         return offset == 0
@@ -351,7 +380,11 @@ class _Transfer:
             if length is not None and not re.fullmatch("[0-9]{1,15}", length):
                 raise _Refused(f"a Content-Length that is no number of bytes ({length[:40]!r})")
             self.etag, self.total = etag, None if length is None else int(length)
-            if self.wanted.sha256 is None and length is None and headers.get("Transfer-Encoding", "").lower() != "chunked":
+            if (
+                self.wanted.sha256 is None
+                and length is None
+                and headers.get("Transfer-Encoding", "").lower() != "chunked"
+            ):
                 raise _Refused("announces no length, so that nobody would notice a cut")
             return 0, self.total
         span = re.fullmatch(r"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15}|\*)", headers.get("Content-Range", ""))
@@ -386,7 +419,7 @@ def _write(file, data):
     """Write all of `data` to a file without a buffer, which may take less at a time."""
     view = memoryview(data)
     while view:
-        view = view[file.write(view):]
+        view = view[file.write(view) :]
 
 
 def _size(file):

@@ -20,41 +20,69 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mingpt.support.checkpoints import load_torch
-from mingpt.support.files import cache_folder, read_json, short, short_name, write_json
 from mingpt.model import GPT, PRESETS, GPTConfig
 from mingpt.pretrained.safetensors import DTYPES, SafeTensors, write_safetensors
+from mingpt.support.checkpoints import load_torch
+from mingpt.support.files import cache_folder, read_json, short, short_name, write_json
 
 # name -> (revision, sha256 of model.safetensors where it is known)
 PUBLISHED = {
-    "gpt2": ("607a30d783dfa663caf39e06633721c8d4cfcd7e",
-             "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707"),
+    "gpt2": (
+        "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+        "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
+    ),
     "gpt2-medium": ("6dcaa7a952f72f9298047fd5137cd6e4f05f41da", None),
     "gpt2-large": ("32b71b12589c2f8d625668d2335a01cac3249519", None),
-    "gpt2-xl": ("15ea56dee5df4983c59b2538573817e1667135e2",
-                "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a"),
+    "gpt2-xl": (
+        "15ea56dee5df4983c59b2538573817e1667135e2",
+        "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a",
+    ),
 }
 # What a folder is looked through for, in this order. The last two are what nanoGPT and minGPT call theirs.
-FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json", "ckpt.pt",
-         "model.pt")
+FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "ckpt.pt",
+    "model.pt",
+)
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # GPT-2 stores these (in, out); nn.Linear is (out, in)
 MASKS = (".attn.bias", ".attn.masked_bias")  # buffers that old files hold among the weights
-WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # modules around a module, by name
+WRAPPERS = {
+    "_orig_mod",
+    "module",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+}  # modules around a module, by name
 LAYER_NORM_EPSILON = 1e-5
 
 
 def tensor_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     """The name and the shape of each tensor of a GPT-2, as our model holds them."""
     V, T, C = config.vocab_size, config.block_size, config.n_embd
-    layer = {"ln_1.weight": (C,), "ln_1.bias": (C,),
-             "attn.c_attn.weight": (3 * C, C), "attn.c_attn.bias": (3 * C,),
-             "attn.c_proj.weight": (C, C), "attn.c_proj.bias": (C,),
-             "ln_2.weight": (C,), "ln_2.bias": (C,),
-             "mlp.c_fc.weight": (4 * C, C), "mlp.c_fc.bias": (4 * C,),
-             "mlp.c_proj.weight": (C, 4 * C), "mlp.c_proj.bias": (C,)}
-    return {"transformer.wte.weight": (V, C), "transformer.wpe.weight": (T, C),
-            **{f"transformer.h.{n}.{name}": shape for n in range(config.n_layer) for name, shape in layer.items()},
-            "transformer.ln_f.weight": (C,), "transformer.ln_f.bias": (C,), "lm_head.weight": (V, C)}
+    layer = {
+        "ln_1.weight": (C,),
+        "ln_1.bias": (C,),
+        "attn.c_attn.weight": (3 * C, C),
+        "attn.c_attn.bias": (3 * C,),
+        "attn.c_proj.weight": (C, C),
+        "attn.c_proj.bias": (C,),
+        "ln_2.weight": (C,),
+        "ln_2.bias": (C,),
+        "mlp.c_fc.weight": (4 * C, C),
+        "mlp.c_fc.bias": (4 * C,),
+        "mlp.c_proj.weight": (C, 4 * C),
+        "mlp.c_proj.bias": (C,),
+    }
+    return {
+        "transformer.wte.weight": (V, C),
+        "transformer.wpe.weight": (T, C),
+        **{f"transformer.h.{n}.{name}": shape for n in range(config.n_layer) for name, shape in layer.items()},
+        "transformer.ln_f.weight": (C,),
+        "transformer.ln_f.bias": (C,),
+        "lm_head.weight": (V, C),
+    }
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -78,8 +106,13 @@ class Weights:
         return stored.T if not self.linear and name.endswith(TRANSPOSED) and stored.ndim == 2 else stored
 
 
-def load(cls: type[GPT], source: str | os.PathLike, dtype: torch.dtype = torch.float32, dropout: float = 0.0,
-         n_head: int | None = None) -> GPT:
+def load(
+    cls: type[GPT],
+    source: str | os.PathLike,
+    dtype: torch.dtype = torch.float32,
+    dropout: float = 0.0,
+    n_head: int | None = None,
+) -> GPT:
     """A model of class `cls` with the weights of `source`, in evaluation mode.
 
     Arguments:
@@ -94,7 +127,8 @@ def load(cls: type[GPT], source: str | os.PathLike, dtype: torch.dtype = torch.f
         dropout: for training on; a file's own is not taken over.
         n_head: the number of heads, where the file does not tell: no shape depends on it.
 
-    Without biases (nanoGPT's bias=False) they are 0 here, which is the same model. nanoGPT's exact GELU is GPT-2's tanh form
+    Without biases (nanoGPT's bias=False) they are 0 here, which is the same model. nanoGPT's exact GELU is GPT-2's
+    tanh form
     here, which is nearly the same; a warning says so.
 
     Raises ValueError where the source is missing or damaged, is no GPT-2, or holds other tensors than the model has.
@@ -149,17 +183,28 @@ def _find(source: str | os.PathLike) -> Weights:
     try:
         path = Path(source)
     except TypeError:
-        raise ValueError(f"a {type(source).__name__} is no source of weights; give a name, a folder or a file") from None
+        raise ValueError(
+            f"a {type(source).__name__} is no source of weights; give a name, a folder or a file"
+        ) from None
     if str(source) in PUBLISHED and not path.exists():
         from mingpt.pretrained.download import fetch  # here, as few programs download
 
         revision, sha256 = PUBLISHED[str(source)]
-        hosts = ["huggingface.co", "hf-mirror.com"] if sha256 else ["huggingface.co"]  # a mirror only if we can check it
+        hosts = (
+            ["huggingface.co", "hf-mirror.com"] if sha256 else ["huggingface.co"]
+        )  # a mirror only if we can check it
         urls = [f"https://{host}/openai-community/{source}/resolve/{revision}/model.safetensors" for host in hosts]
         name = f"{source}/model.safetensors"  # on a mirror too: four models have a file called model.safetensors
         config = GPTConfig.from_name(str(source))
-        file = fetch(urls, cache_folder() / name, sha256, description=name, mirror_name=name, check=SafeTensors,
-                     largest=_largest_file(config))
+        file = fetch(
+            urls,
+            cache_folder() / name,
+            sha256,
+            description=name,
+            mirror_name=name,
+            check=SafeTensors,
+            largest=_largest_file(config),
+        )
         weights = _open(file)
         weights.config = config
         return weights
@@ -169,8 +214,9 @@ def _find(source: str | os.PathLike) -> Weights:
         if path is None:
             raise ValueError(f"{source}: the folder holds none of {', '.join(FILES)}")
     elif not path.is_file():
-        raise ValueError(f"{source}: no such folder or file, and no published model is called so "
-                         f"({', '.join(PUBLISHED)})")
+        raise ValueError(
+            f"{source}: no such folder or file, and no published model is called so ({', '.join(PUBLISHED)})"
+        )
     weights, beside = _open(path), path.with_name("config.json")
     if weights.config is None and beside.is_file():
         weights.config = _read_config(beside, weights)
@@ -191,8 +237,10 @@ def _open(path: Path) -> Weights:
         weights.linear = matrix.ndim == table.ndim == 2 and matrix.shape == (3 * table.size(1), table.size(1))
     if nanogpt:
         weights.config, weights.told_by = _nanogpt_config(arguments, weights), "model_args"
-        warnings.warn(f"{path}: nanoGPT's exact GELU becomes GPT-2's tanh form of it here; an activation differs by "
-                      "up to 5e-4", stacklevel=5)
+        warnings.warn(
+            f"{path}: nanoGPT's exact GELU becomes GPT-2's tanh form of it here; an activation differs by up to 5e-4",
+            stacklevel=5,
+        )
     return weights
 
 
@@ -229,23 +277,37 @@ def _check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """ValueError unless all are plain arrays of floating-point numbers, the attention masks of old files excepted."""
     for name, value in tensors.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise ValueError(f"{path}: holds something else than a dictionary of tensors ({short(name)}: a "
-                             f"{type(value).__name__}); of a checkpoint, save the model's state_dict in a file of its own")
+            raise ValueError(
+                f"{path}: holds something else than a dictionary of tensors ({short(name)}: a "
+                f"{type(value).__name__}); of a checkpoint, save the model's state_dict in a file of its own"
+            )
         if not name.endswith(MASKS) and not _is_plain(value):
-            raise ValueError(f"{path}: {short_name(name)} is a tensor of {value.dtype}, {value.layout}, on {value.device}; "
-                             "weights are plain arrays of floating-point numbers")
+            raise ValueError(
+                f"{path}: {short_name(name)} is a tensor of {value.dtype}, {value.layout}, on {value.device}; "
+                "weights are plain arrays of floating-point numbers"
+            )
 
 
 def _is_plain(value: Tensor) -> bool:
     """Whether it is an array of floating-point numbers, all of them there."""
-    return value.dtype in DTYPES.values() and value.is_floating_point() and value.layout == torch.strided and not value.is_meta
+    return (
+        value.dtype in DTYPES.values()
+        and value.is_floating_point()
+        and value.layout == torch.strided
+        and not value.is_meta
+    )
 
 
 def _our_names(tensors: Mapping[str, Tensor], path: Path) -> dict[str, str]:
-    """Our name -> the file's. Files differ in whether they say "transformer." in front, and in what wrapped the model."""
+    """Our name -> the file's.
+
+    Files differ in whether they say "transformer." in front, and in what wrapped the model.
+    """
     if "tok_emb.weight" in tensors and "pos_emb" in tensors:
-        raise ValueError(f"{path}: a minGPT of 2020 (tok_emb, blocks), which computes queries, keys and values by three "
-                         "matrices; join them into c_attn and rename the rest as minGPT has done since 2022")
+        raise ValueError(
+            f"{path}: a minGPT of 2020 (tok_emb, blocks), which computes queries, keys and values by three "
+            "matrices; join them into c_attn and rename the rest as minGPT has done since 2022"
+        )
     names = {}
     for stored in tensors:
         if not stored.endswith(MASKS):
@@ -270,22 +332,37 @@ def _read_config(path: Path, weights: Weights) -> GPTConfig | None:
     if "model_type" not in given and isinstance(given.get("model"), dict) and weights.linear:
         return _mingpt_config(given["model"], path, weights)
     n_embd = given.get("n_embd")
-    required = dict(model_type=("gpt2",), activation_function=("gelu_new", "gelu_pytorch_tanh"),
-                    layer_norm_epsilon=(LAYER_NORM_EPSILON,), scale_attn_weights=(True,),
-                    scale_attn_by_inverse_layer_idx=(False,), add_cross_attention=(False,), tie_word_embeddings=(True, False),
-                    n_inner=(None, 4 * n_embd if type(n_embd) is int else None))
+    required = dict(
+        model_type=("gpt2",),
+        activation_function=("gelu_new", "gelu_pytorch_tanh"),
+        layer_norm_epsilon=(LAYER_NORM_EPSILON,),
+        scale_attn_weights=(True,),
+        scale_attn_by_inverse_layer_idx=(False,),
+        add_cross_attention=(False,),
+        tie_word_embeddings=(True, False),
+        n_inner=(None, 4 * n_embd if type(n_embd) is int else None),
+    )
     for field, allowed in required.items():
         if given.get(field, allowed[0]) not in allowed or (field == "model_type" and field not in given):
-            raise ValueError(f"{path}: {field} is {short(given.get(field))}; only {' or '.join(map(short, allowed))} "
-                             f"is GPT-2 as it is built here")
+            raise ValueError(
+                f"{path}: {field} is {short(given.get(field))}; only {' or '.join(map(short, allowed))} "
+                f"is GPT-2 as it is built here"
+            )
     if "n_positions" not in given and "n_ctx" in given:
         given["n_positions"] = given["n_ctx"]
-    return _config(path, {**given, "block_size": given.get("n_positions")}, dict(block_size="n_positions"),
-                   tie_weights=bool(given.get("tie_word_embeddings", True)))
+    return _config(
+        path,
+        {**given, "block_size": given.get("n_positions")},
+        dict(block_size="n_positions"),
+        tie_weights=bool(given.get("tie_word_embeddings", True)),
+    )
 
 
 def _mingpt_config(given: dict, path: Path, weights: Weights) -> GPTConfig | None:
-    """The config that minGPT writes beside its model.pt: a preset's name, or the numbers. None if it tells no n_head."""
+    """The config that minGPT writes beside its model.pt: a preset's name, or the numbers.
+
+    None if it tells no n_head.
+    """
     preset = given.get("model_type")
     n_head = PRESETS[preset]["n_head"] if isinstance(preset, str) and preset in PRESETS else given.get("n_head")
     if n_head is None:
@@ -301,11 +378,16 @@ def _nanogpt_config(given: dict, weights: Weights) -> GPTConfig:
 
 
 def _config(place, given: Mapping, called: Mapping[str, str], tie_weights: bool) -> GPTConfig:
-    """A GPTConfig of the numbers in `given`. ValueError, with the place and what it calls a field, if one is no number."""
+    """A GPTConfig of the numbers in `given`.
+
+    ValueError, with the place and what it calls a field, if one is no number.
+    """
     fields = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd")
     for field in fields:
         if type(given.get(field)) is not int:
-            raise ValueError(f"{place}: {called.get(field, field)} is {short(given.get(field))}; it must be a whole number")
+            raise ValueError(
+                f"{place}: {called.get(field, field)} is {short(given.get(field))}; it must be a whole number"
+            )
     try:
         return GPTConfig(*(given[field] for field in fields), tie_weights=tie_weights)
     except ValueError as error:
@@ -314,12 +396,19 @@ def _config(place, given: Mapping, called: Mapping[str, str], tie_weights: bool)
 
 def _sizes(weights: Weights) -> dict[str, int]:
     """The sizes that the shapes tell. ValueError if there are no embeddings to tell them."""
-    tables = [weights[name] if name in weights.names else None for name in ("transformer.wte.weight", "transformer.wpe.weight")]
+    tables = [
+        weights[name] if name in weights.names else None
+        for name in ("transformer.wte.weight", "transformer.wpe.weight")
+    ]
     if any(table is None or table.ndim != 2 for table in tables):
         raise ValueError(f"{weights.path}: has no matrices called wte.weight and wpe.weight, so it is no GPT-2")
     layers = [re.match(r"transformer\.h\.([0-9]{1,4})\.", name) for name in weights.names]
-    return dict(n_layer=1 + max((int(layer[1]) for layer in layers if layer), default=-1),
-                n_embd=tables[0].size(1), vocab_size=tables[0].size(0), block_size=tables[1].size(0))
+    return dict(
+        n_layer=1 + max((int(layer[1]) for layer in layers if layer), default=-1),
+        n_embd=tables[0].size(1),
+        vocab_size=tables[0].size(0),
+        block_size=tables[1].size(0),
+    )
 
 
 def _is_tied(weights: Weights) -> bool:
@@ -333,26 +422,40 @@ def _is_tied(weights: Weights) -> bool:
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.numel() > 0 and a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
-                      and a.dtype == b.dtype and not a.is_meta)
+    return a is b or (
+        a.numel() > 0
+        and a.data_ptr() == b.data_ptr()
+        and a.shape == b.shape
+        and a.stride() == b.stride()
+        and a.dtype == b.dtype
+        and not a.is_meta
+    )
 
 
 def _agreed_config(weights: Weights, n_head: int | None) -> GPTConfig:
-    """The file's config, seen to fit its tensors before a model of that size is built; made from the shapes if it has none."""
+    """The file's config, seen to fit its tensors before a model of that size is built;
+    made from the shapes if it has none.
+    """
     path, config, sizes = weights.path, weights.config, _sizes(weights)
     if n_head is not None and (type(n_head) is not int or n_head < 1):
         raise ValueError(f"n_head is {short(n_head)}; it must be a whole number of at least 1")
     if config is None:
         config = _config(path, {**sizes, "n_head": n_head or _published_heads(weights, sizes)}, {}, _is_tied(weights))
     if n_head is not None and n_head != config.n_head:
-        raise ValueError(f"{path}: its {weights.told_by} says n_head {config.n_head}, and n_head={n_head} was asked for; "
-                         "leave that out")
+        raise ValueError(
+            f"{path}: its {weights.told_by} says n_head {config.n_head}, and n_head={n_head} was asked for; "
+            "leave that out"
+        )
     for field, value in sizes.items():
         if getattr(config, field) != value:
-            raise ValueError(f"{path}: has {field} {value}, and its {weights.told_by} says {short(getattr(config, field))}")
+            raise ValueError(
+                f"{path}: has {field} {value}, and its {weights.told_by} says {short(getattr(config, field))}"
+            )
     if config.tie_weights and not _is_tied(weights):
-        raise ValueError(f"{path}: its lm_head.weight is not its wte.weight, and its config.json says that they "
-                         f"are tied (tie_word_embeddings)")
+        raise ValueError(
+            f"{path}: its lm_head.weight is not its wte.weight, and its config.json says that they "
+            f"are tied (tie_word_embeddings)"
+        )
     return config
 
 
@@ -362,9 +465,11 @@ def _published_heads(weights: Weights, sizes: Mapping[str, int]) -> int:
         if name in PUBLISHED and (preset["n_layer"], preset["n_embd"]) == (sizes["n_layer"], sizes["n_embd"]):
             return preset["n_head"]
     kind = "a state_dict as minGPT saves it; " if weights.linear else ""
-    raise ValueError(f"{weights.path}: {kind}no published GPT-2 has {sizes['n_layer']} layers of width {sizes['n_embd']}, and "
-                     f"weights do not tell their number of heads; give it, as in from_pretrained(..., n_head=6), or put a "
-                     f"config.json beside the file")
+    raise ValueError(
+        f"{weights.path}: {kind}no published GPT-2 has {sizes['n_layer']} layers of width {sizes['n_embd']}, and "
+        f"weights do not tell their number of heads; give it, as in from_pretrained(..., n_head=6), or put a "
+        f"config.json beside the file"
+    )
 
 
 def _differences(expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> str:
@@ -372,11 +477,17 @@ def _differences(expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> s
     wrong = {
         "missing": [name for name in expected if name not in found],
         "not expected": [short_name(name) for name in found if name not in expected],
-        "of another shape": [f"{name} {tuple(found[name])}, not {shape}" for name, shape in expected.items()
-                             if tuple(found.get(name, shape)) != shape],
+        "of another shape": [
+            f"{name} {tuple(found[name])}, not {shape}"
+            for name, shape in expected.items()
+            if tuple(found.get(name, shape)) != shape
+        ],
     }
-    return "; ".join(f"{len(names)} {problem}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
-                     for problem, names in wrong.items() if names)
+    return "; ".join(
+        f"{len(names)} {problem}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
+        for problem, names in wrong.items()
+        if names
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -386,9 +497,11 @@ def _differences(expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> s
 def save(model: GPT, folder: str | os.PathLike) -> None:
     """Write config.json and model.safetensors to `folder`, each atomically, as transformers' GPT2LMHeadModel has them.
 
-    What is written is read back as the same model: whether the head is tied is seen from the model, not from its config.
+    What is written is read back as the same model: whether the head is tied is seen from the model, not from its
+    config.
     Raises ValueError, before it writes anything, for what GPT-2 does not have: rotary positions, normalised queries and
-    keys, other modules or tensors, tensors that are tied to one another. (What a subclass of GPT does in its own `forward`
+    keys, other modules or tensors, tensors that are tied to one another. (What a subclass of GPT does in its own
+    `forward`
     cannot be seen.)
     """
     model = _core(model)
@@ -408,12 +521,27 @@ def save(model: GPT, folder: str | os.PathLike) -> None:
     tensors = {name: tensor.T if name.endswith(TRANSPOSED) else tensor for name, tensor in tensors.items()}
     write_safetensors(Path(folder) / "model.safetensors", tensors)
     end_of_text = 50256 if config.vocab_size > 50256 else None
-    write_json(Path(folder) / "config.json", dict(
-        architectures=["GPT2LMHeadModel"], model_type="gpt2", vocab_size=config.vocab_size,
-        n_positions=config.block_size, n_embd=config.n_embd, n_layer=config.n_layer, n_head=config.n_head,
-        activation_function="gelu_new", layer_norm_epsilon=LAYER_NORM_EPSILON, resid_pdrop=config.dropout,
-        embd_pdrop=config.dropout, attn_pdrop=config.dropout, tie_word_embeddings=tied, bos_token_id=end_of_text,
-        eos_token_id=end_of_text, dtype=str(dtype).removeprefix("torch.")))
+    write_json(
+        Path(folder) / "config.json",
+        dict(
+            architectures=["GPT2LMHeadModel"],
+            model_type="gpt2",
+            vocab_size=config.vocab_size,
+            n_positions=config.block_size,
+            n_embd=config.n_embd,
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            activation_function="gelu_new",
+            layer_norm_epsilon=LAYER_NORM_EPSILON,
+            resid_pdrop=config.dropout,
+            embd_pdrop=config.dropout,
+            attn_pdrop=config.dropout,
+            tie_word_embeddings=tied,
+            bos_token_id=end_of_text,
+            eos_token_id=end_of_text,
+            dtype=str(dtype).removeprefix("torch."),
+        ),
+    )
 
 
 def _largest_file(config: GPTConfig) -> int:
@@ -427,7 +555,11 @@ def _core(model: nn.Module) -> GPT:
     """The GPT in the modules that torch.compile and data parallelism put around it. ValueError if there is none."""
     core = model
     while not isinstance(core, GPT):
-        inner = [module for name, module in core.named_children() if name in WRAPPERS] if isinstance(core, nn.Module) else []
+        inner = (
+            [module for name, module in core.named_children() if name in WRAPPERS]
+            if isinstance(core, nn.Module)
+            else []
+        )
         if not inner:
             raise ValueError(f"a {type(model).__name__} is no GPT; only a GPT can be written in GPT-2's format")
         core = inner[0]
@@ -442,13 +574,20 @@ def _check_is_gpt2(model: GPT) -> None:
         raise ValueError(f"this {type(model).__name__} is no GPT-2: {problems}; save its state_dict instead")
     with _Uninitialised():
         plain = dict(GPT(replace(model.config, n_layer=1)).named_modules())  # all layers are alike
-    for name, module in {_unwrapped(name): module for name, module in model.named_modules(remove_duplicate=False)}.items():
+    for name, module in {
+        _unwrapped(name): module for name, module in model.named_modules(remove_duplicate=False)
+    }.items():
         meant = plain.get(re.sub(r"^transformer\.h\.\d+", "transformer.h.0", name))
         # `extra_repr` is what a module of torch says about its computation: sizes, epsilon, padding.
-        if name and (type(module) is not type(meant) or not isinstance(module, nn.Dropout)
-                     and module.extra_repr() != meant.extra_repr()):
-            raise ValueError(f"this {type(model).__name__} is no GPT-2: its {name} is {short_name(str(module))}, where GPT-2 "
-                             f"has {short_name(str(meant))}; save its state_dict instead")
+        if name and (
+            type(module) is not type(meant)
+            or not isinstance(module, nn.Dropout)
+            and module.extra_repr() != meant.extra_repr()
+        ):
+            raise ValueError(
+                f"this {type(model).__name__} is no GPT-2: its {name} is {short_name(str(module))}, where GPT-2 "
+                f"has {short_name(str(meant))}; save its state_dict instead"
+            )
 
 
 def _check_values(tensors: Mapping[str, Tensor]) -> None:
@@ -456,9 +595,13 @@ def _check_values(tensors: Mapping[str, Tensor]) -> None:
     memory = {}
     for name, tensor in tensors.items():
         if not _is_plain(tensor):
-            raise ValueError(f"{name} is a tensor of {tensor.dtype}, {tensor.layout}, on {tensor.device}; GPT-2's format "
-                             "holds plain arrays of floating-point numbers")
+            raise ValueError(
+                f"{name} is a tensor of {tensor.dtype}, {tensor.layout}, on {tensor.device}; GPT-2's format "
+                "holds plain arrays of floating-point numbers"
+            )
         first = memory.setdefault(tensor.data_ptr(), name)
         if first != name:
-            raise ValueError(f"{name} is the same tensor as {first}, and GPT-2's format ties nothing but the head; save the "
-                             "state_dict instead")
+            raise ValueError(
+                f"{name} is the same tensor as {first}, and GPT-2's format ties nothing but the head; save the "
+                "state_dict instead"
+            )

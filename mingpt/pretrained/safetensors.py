@@ -3,7 +3,8 @@
     write_safetensors("weights.safetensors", {"a": torch.zeros(2)})
     SafeTensors("weights.safetensors")["a"]
 
-A file is: the header's length (8 bytes, little-endian), the header (JSON: name -> dtype, shape, place), and the tensors'
+A file is: the header's length (8 bytes, little-endian), the header (JSON: name -> dtype, shape, place), and the
+tensors'
 bytes one after another.
 """
 
@@ -19,8 +20,18 @@ from torch import Tensor
 
 from mingpt.support.files import atomic_path, short, short_name
 
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-          "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 LARGEST_HEADER = 1 << 24  # bytes; 580 tensors take 0.1 MB; parsing the 100 MB that the format allows takes gigabytes
 MOST_DIMENSIONS = 8  # of a tensor
 LARGEST_SIZE = 1 << 48  # elements, were sizes of 0 left out; torch counts in 63 bits, strides of empty tensors too
@@ -69,19 +80,28 @@ class SafeTensors(Mapping[str, Tensor]):
                 self._refuse(f"tensor {short(name)} has dtype {short(dtype)}; only {', '.join(DTYPES)} are read")
             if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
                 self._refuse(f"tensor {short(name)} has shape {short(shape)} and data_offsets {short(offsets)}")
-            if len(shape) > MOST_DIMENSIONS or math.prod(min(max(side, 1), LARGEST_SIZE) for side in shape) >= LARGEST_SIZE:
+            if (
+                len(shape) > MOST_DIMENSIONS
+                or math.prod(min(max(side, 1), LARGEST_SIZE) for side in shape) >= LARGEST_SIZE
+            ):
                 self._refuse(f"tensor {short(name)} of shape {short(shape)} is larger than any file")
             if math.prod(shape) * DTYPES[dtype].itemsize != offsets[1] - offsets[0]:
-                self._refuse(f"tensor {short(name)} of {dtype} {short(shape)} does not fill its bytes {short(offsets[0])} to "
-                             f"{short(offsets[1])}")
+                self._refuse(
+                    f"tensor {short(name)} of {dtype} {short(shape)} does not fill its bytes {short(offsets[0])} to "
+                    f"{short(offsets[1])}"
+                )
             entries[name] = DTYPES[dtype], tuple(shape), *offsets
         end = 0
         for name, (_, _, first, last) in sorted(entries.items(), key=lambda item: item[1][2:]):
             if first != end:
-                self._refuse(f"tensor {short(name)} begins at byte {short(first)} of the data, where {short(end)} was expected")
+                self._refuse(
+                    f"tensor {short(name)} begins at byte {short(first)} of the data, where {short(end)} was expected"
+                )
             end = last
         if end != data_size:
-            self._refuse(f"the header describes {short(end)} bytes of data, and the file holds {data_size}; it may be cut off")
+            self._refuse(
+                f"the header describes {short(end)} bytes of data, and the file holds {data_size}; it may be cut off"
+            )
         return entries
 
     def _refuse(self, reason: str):

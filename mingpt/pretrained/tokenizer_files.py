@@ -39,7 +39,7 @@ PRETRAINED = {
 }
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def byte_to_char() -> dict[int, str]:
     """The visible character that stands for each byte in the files, in the order of GPT-2's first 256 ids.
 
@@ -135,7 +135,9 @@ def download_pretrained(name: str = "gpt2", folder: str | os.PathLike | None = N
     Returns the paths of vocab.json and merges.txt. Raises ValueError for an unknown name, and download's
     DownloadError, a ValueError too, when a file cannot be had.
     """
-    from mingpt.pretrained.download import fetch  # here, as it brings in `requests`, which nothing else of a tokenizer needs
+    from mingpt.pretrained.download import (
+        fetch,  # here, as it brings in `requests`, which nothing else of a tokenizer needs
+    )
 
     if not isinstance(name, str) or name not in PRETRAINED:
         raise ValueError(f"no pretrained tokenizer is called {short(name)}; there is {', '.join(PRETRAINED)}")
@@ -158,10 +160,13 @@ def read_vocab(path: str | os.PathLike) -> dict[str, int]:
     token_of = {}
     for token, id in vocab.items():
         if not 0 <= id < len(vocab):
-            raise ValueError(f"{path}: token {short(token)} has id {short(id)}; ids go from 0 to {len(vocab) - 1}, "
-                             "without gaps")
+            raise ValueError(
+                f"{path}: token {short(token)} has id {short(id)}; ids go from 0 to {len(vocab) - 1}, without gaps"
+            )
         if id in token_of:
-            raise ValueError(f"{path}: tokens {short(token_of[id])} and {short(token)} share id {id}; give each its own")
+            raise ValueError(
+                f"{path}: tokens {short(token_of[id])} and {short(token)} share id {id}; give each its own"
+            )
         token_of[id] = token
     for byte, char in byte_to_char().items():
         if char not in vocab:

@@ -1,11 +1,12 @@
 """Connections that end: a server that sends too slowly is cut off, whatever it sends and whoever reads.
 
-    watchdog = Watchdog(chunk=65536, lowest_rate=1000, end=time.monotonic() + 3600)
-    with watchdog, watched_session(watchdog) as session:
-        response = session.get(url, stream=True)  # ends, with an error or with what looks like the end of the body,
-        ...                                       # when no 65536 bytes more were `gained` in 65.5 s
-    watchdog.expired                              # whether that was the reason
+watchdog = Watchdog(chunk=65536, lowest_rate=1000, end=time.monotonic() + 3600)
+with watchdog, watched_session(watchdog) as session:
+    response = session.get(url, stream=True)  # ends, with an error or with what looks like the end of the body,
+    ...                                       # when no 65536 bytes more were `gained` in 65.5 s
+watchdog.expired                              # whether that was the reason
 """
+
 import contextlib
 import socket
 import threading
@@ -15,7 +16,8 @@ import time
 class Watchdog:
     """Cuts a transfer's connections when too little comes, from wherever the thread that reads is waiting for bytes.
 
-    The time-outs of sockets bound the silence between two bytes only, and headers are read deep inside http.client. So a
+    The time-outs of sockets bound the silence between two bytes only, and headers are read deep inside http.client. So
+    a
     second thread waits, while `with watchdog:` lasts, and shuts the sockets down once time is up. The time that is left
     carries over from one request to the next, and is full again after each `chunk` bytes.
 
@@ -83,11 +85,13 @@ def watched_session(watchdog):
                 connected = super()._new_conn()
                 watchdog.watch(connected)
                 return connected
+
         return type(pool_class.__name__, (pool_class,), {"ConnectionCls": Connection})
 
     def watch_pools(manager):
-        manager.pool_classes_by_scheme = {scheme: watched(pool_class)
-                                          for scheme, pool_class in manager.pool_classes_by_scheme.items()}
+        manager.pool_classes_by_scheme = {
+            scheme: watched(pool_class) for scheme, pool_class in manager.pool_classes_by_scheme.items()
+        }
 
     class Adapter(requests.adapters.HTTPAdapter):
         def init_poolmanager(self, *args, **kwargs):

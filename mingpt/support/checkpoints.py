@@ -1,8 +1,8 @@
 """Dictionaries of tensors on disk, and the fingerprint by which two values are known to be the same.
 
-    save_torch("out/run/checkpoint.pt", {"model": model.state_dict()})
-    load_torch("out/run/checkpoint.pt")["model"]
-    fingerprint(Path("wiki.txt"))                  # of the content, not of the name
+save_torch("out/run/checkpoint.pt", {"model": model.state_dict()})
+load_torch("out/run/checkpoint.pt")["model"]
+fingerprint(Path("wiki.txt"))                  # of the content, not of the name
 """
 
 import hashlib
@@ -76,7 +76,8 @@ def load_torch(path: str | os.PathLike):
 def fingerprint(value) -> str:
     """The SHA-256, in hex, of a value's content: two of them are equal exactly if the values are.
 
-    For text, bytes, numbers, None, tensors, arrays, and dictionaries (in any order) and sequences of these; a Path stands for
+    For text, bytes, numbers, None, tensors, arrays, and dictionaries (in any order) and sequences of these; a Path
+    stands for
     the content of its file. TypeError for anything else.
     """
     digest = hashlib.sha256()
@@ -86,6 +87,7 @@ def fingerprint(value) -> str:
 
 def _feed(digest, value) -> None:
     """Add a value to a digest, each with its type and length in front, so that no two values feed the same bytes."""
+
     def tagged(tag: str, data) -> None:
         digest.update(f"{tag} {len(data)}:".encode())
         digest.update(data)
@@ -99,7 +101,10 @@ def _feed(digest, value) -> None:
     elif value is None or isinstance(value, (bool, int, float)):
         tagged(type(value).__name__, repr(value).encode())
     elif isinstance(value, torch.Tensor):
-        tagged(f"tensor {value.dtype} {tuple(value.shape)}", value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        tagged(
+            f"tensor {value.dtype} {tuple(value.shape)}",
+            value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(),
+        )
     elif isinstance(value, np.ndarray):
         tagged(f"array {value.dtype.str} {value.shape}", np.ascontiguousarray(value).reshape(-1).view(np.uint8))
     elif isinstance(value, Mapping):
@@ -137,6 +142,9 @@ def read_sealed(path: str | os.PathLike) -> dict:
     except RecursionError:
         unchanged = False
     if not unchanged:
-        raise ValueError(f"{path}: not a result that this program wrote, or changed since" if expected is not None else
-                         f"{path}: not a result that this program wrote")
+        raise ValueError(
+            f"{path}: not a result that this program wrote, or changed since"
+            if expected is not None
+            else f"{path}: not a result that this program wrote"
+        )
     return result

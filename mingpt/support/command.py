@@ -1,14 +1,14 @@
 """What surrounds the work of a command: mistakes in one line, signals that lose nothing, streams that may be closed.
 
-    def main():
-        args = parser.parse_args()
-        with one_line_errors(), own_folder(args.out):
-            work(args)
+def main():
+    args = parser.parse_args()
+    with one_line_errors(), own_folder(args.out):
+        work(args)
 
-    status 0    done, also where the reader of a pipe left early:  run.py | head -1
-    status 2    a mistake, in one line on stderr; MINGPT_TRACEBACK=1 in the environment shows the traceback instead
-    status 130  stopped by Ctrl-C (SIGINT)
-    status 143  stopped by SIGTERM
+status 0    done, also where the reader of a pipe left early:  run.py | head -1
+status 2    a mistake, in one line on stderr; MINGPT_TRACEBACK=1 in the environment shows the traceback instead
+status 130  stopped by Ctrl-C (SIGINT)
+status 143  stopped by SIGTERM
 """
 
 import errno
@@ -40,7 +40,9 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def way_to_go_on(message: str):
-    """A stop in the body ends in `message`, which says what is kept, unless whatever was stopped has named --resume itself."""
+    """A stop in the body ends in `message`, which says what is kept,
+    unless whatever was stopped has named --resume itself.
+    """
     try:
         yield
     except Stopped as stopped:
@@ -63,7 +65,9 @@ def one_line_errors():
             yield
             sys.stdout.flush()
         except Stopped as stopped:
-            _end(str(stopped) if os.environ.get("RANK", "0") == "0" else "", stopped.status)  # one of several speaks for all
+            _end(
+                str(stopped) if os.environ.get("RANK", "0") == "0" else "", stopped.status
+            )  # one of several speaks for all
         except KeyboardInterrupt:
             _end("stopped by Ctrl-C", 130)
         except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
@@ -75,10 +79,15 @@ def one_line_errors():
 def describe(error: Exception) -> str:
     """An error as one line of printable characters, of a length that a terminal shows."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        hint = "; free some space, or write somewhere else" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+        hint = (
+            "; free some space, or write somewhere else"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            else ""
+        )
         text = f"{os.fspath(error.filename)}: {error.strerror}{hint}"
     elif isinstance(error, (MemoryError, RuntimeError)):
-        text = f"not enough memory ({str(error).splitlines()[0] if str(error) else 'no more to be had'}); take smaller sizes"
+        reason = str(error).splitlines()[0] if str(error) else "the system gave no more"
+        text = f"not enough memory ({reason}); take smaller sizes"
     else:
         text = str(error)
     return printable(text)
@@ -96,15 +105,21 @@ def printable(text: str) -> str:
 def _wants_memory(error: RuntimeError) -> bool:
     """Whether torch could not have the memory that it asked for. On a CPU it says so in a plain RuntimeError."""
     said = str(error)
-    return type(error).__name__ == "OutOfMemoryError" or "not enough memory" in said or "can't allocate memory" in said or \
-        "Storage size calculation overflowed" in said
+    return (
+        type(error).__name__ == "OutOfMemoryError"
+        or "not enough memory" in said
+        or "can't allocate memory" in said
+        or "Storage size calculation overflowed" in said
+    )
 
 
 @contextmanager
 def _no_more_memory_than_there_is():
-    """While the body runs, have allocations fail that the machine's free memory cannot hold, so that they end in one line.
+    """While the body runs, have allocations fail that the machine's free memory cannot hold, so that they end in one
+    line.
 
-    Linux grants them all the same, and kills the process, or another, once the memory is used. Elsewhere nothing changes.
+    Linux grants them all the same, and kills the process, or another, once the memory is used. Elsewhere nothing
+    changes.
     """
     try:
         before = resource.getrlimit(resource.RLIMIT_DATA)
@@ -153,8 +168,11 @@ def _handlers(handler):
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in SIGNALS
-              if signal.getsignal(number) not in (None, signal.SIG_IGN)}  # None: set by what is not Python
+    before = {
+        number: signal.signal(number, handler)
+        for number in SIGNALS
+        if signal.getsignal(number) not in (None, signal.SIG_IGN)
+    }  # None: set by what is not Python
     try:
         yield
     finally:
@@ -201,7 +219,9 @@ class StopRequest:
 
 @contextmanager
 def _streams_that_last():
-    """While the body runs, stdout and stderr take whatever is printed, closed, missing, or at the end of a broken pipe."""
+    """While the body runs, stdout and stderr take whatever is printed, closed, missing,
+    or at the end of a broken pipe.
+    """
     before = sys.stdout, sys.stderr
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:  # pythonw, or a shell's >&-
@@ -221,7 +241,9 @@ def _streams_that_last():
 
 
 def _occupy(number: int) -> None:
-    """Open the file descriptor `number` if it is closed, so that no file of ours gets it, and C code's messages with it."""
+    """Open the file descriptor `number` if it is closed, so that no file of ours gets it,
+    and C code's messages with it.
+    """
     try:
         os.fstat(number)
     except OSError:

@@ -1,13 +1,13 @@
 """Configuration: a frozen dataclass is the one source of the command line, the JSON file and the defaults.
 
-    @dataclass(frozen=True)
-    class TrainConfig:
-        batch_size: Annotated[int, "sequences in a step"] = 64
+@dataclass(frozen=True)
+class TrainConfig:
+    batch_size: Annotated[int, "sequences in a step"] = 64
 
-    parser = Parser(description="...")
-    parser.add_config(TrainConfig)
-    args = parser.parse_args()                        # --batch_size 32 or --batch-size 32
-    config = config_from_args(TrainConfig, args)
+parser = Parser(description="...")
+parser.add_config(TrainConfig)
+args = parser.parse_args()                        # --batch_size 32 or --batch-size 32
+config = config_from_args(TrainConfig, args)
 """
 
 import argparse
@@ -42,8 +42,14 @@ class Parser(argparse.ArgumentParser):
         for name, (kind, help_text, default) in _fields(config_class).items():
             shown = f" (default {default})" if default not in ("", dataclasses.MISSING) else ""
             flag = dict(nargs="?", const=True) if kind is bool else {}  # --resume is short for --resume true
-            group.add_argument(f"--{name}", type=_reader(kind), default=argparse.SUPPRESS, metavar=kind.__name__.upper(),
-                               help=help_text + shown, **flag)
+            group.add_argument(
+                f"--{name}",
+                type=_reader(kind),
+                default=argparse.SUPPRESS,
+                metavar=kind.__name__.upper(),
+                help=help_text + shown,
+                **flag,
+            )
 
     def error(self, message: str):
         """End with one line. argparse shows all flags in front of it, as many lines as a terminal has."""
@@ -62,8 +68,10 @@ class Parser(argparse.ArgumentParser):
             underscored = "--" + flag[2:].replace("-", "_")
             if underscored not in flags:
                 near = nearest_flags(underscored, flags - {"--help", "-h"})
-                self.error(f"unknown argument {short_name(flag)}; " +
-                           (f"did you mean {' or '.join(near)}?" if near else f"see {self.prog} --help"))
+                self.error(
+                    f"unknown argument {short_name(flag)}; "
+                    + (f"did you mean {' or '.join(near)}?" if near else f"see {self.prog} --help")
+                )
             words[i] = underscored + equals + value
         return super().parse_args(words, namespace)
 
@@ -78,7 +86,10 @@ def nearest_flags(flag: str, flags: Iterable[str]) -> list[str]:
 
 
 def read_int(word: str) -> int:
-    """The whole number that a word of a command line is. One of more than 64 bits fits into nothing that counts here."""
+    """The whole number that a word of a command line is.
+
+    One of more than 64 bits fits into nothing that counts here.
+    """
     try:
         value = int(word)
     except ValueError:
@@ -122,7 +133,9 @@ def config_from_dict(config_class: type[Config], values: dict[str, Any], source:
     """The dataclass from plain values. ValueError on a name it does not have, or a value of another type or size."""
     fields = _fields(config_class)
     if not isinstance(values, Mapping):
-        raise ValueError(f"{source}: is a {type(values).__name__}, not a {config_class.__name__}: names and their values")
+        raise ValueError(
+            f"{source}: is a {type(values).__name__}, not a {config_class.__name__}: names and their values"
+        )
     values = values if "attention" in fields else without_former_fields(values)
     for name, value in values.items():
         if name not in fields:
@@ -130,8 +143,12 @@ def config_from_dict(config_class: type[Config], values: dict[str, Any], source:
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(fields)}"
             raise ValueError(f"{source}: {config_class.__name__} has no {short(name)}; {hint}")
         kind = fields[name][0]
-        if not isinstance(value, kind) and not (kind is float and isinstance(value, int)) or \
-                isinstance(value, bool) and kind is not bool:
+        if (
+            not isinstance(value, kind)
+            and not (kind is float and isinstance(value, int))
+            or isinstance(value, bool)
+            and kind is not bool
+        ):
             raise ValueError(f"{source}: {name} is {short(value)}, which is not of type {kind.__name__}")
         if kind in (int, float) and (problem := number_problem(kind, value)):
             raise ValueError(f"{source}: {name} is {short(value)}, which {problem}")
@@ -142,14 +159,22 @@ def without_former_fields(values):
     """A config from a file, without FORMER_FIELDS; anything else as it is."""
     if not isinstance(values, Mapping):
         return values
-    return {name: value for name, value in values.items()
-            if name not in FORMER_FIELDS or not isinstance(value, str) or value not in FORMER_FIELDS[name]}
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in FORMER_FIELDS or not isinstance(value, str) or value not in FORMER_FIELDS[name]
+    }
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """In what two dictionaries of settings differ, in words: ["seeds was 3 and is 2"]; None stands for what one has not."""
-    return [f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in {**before, **now}
-            if before.get(name) != now.get(name)]
+    """In what two dictionaries of settings differ, in words: ["seeds was 3 and is 2"];
+    None stands for what one has not.
+    """
+    return [
+        f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
 
 
 def _fields(config_class: type) -> dict[str, tuple[type, str, Any]]:

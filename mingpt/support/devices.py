@@ -1,8 +1,6 @@
-"""Small things that several files need: devices and number formats, seeds, progress bars."""
+"""Devices, number formats, seeds, and the options of progress bars."""
 
-import ctypes
 import operator
-import platform
 import random
 import sys
 
@@ -25,7 +23,10 @@ def set_seed(seed: int) -> None:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; "auto" takes a GPU where there is one. ValueError if it is not there, or cannot compute."""
+    """The device called `name`; "auto" takes a GPU where there is one.
+
+    ValueError if it is not there, or cannot compute.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -54,25 +55,6 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise ValueError(f"dtype is {name!r}; it must be one of auto, {', '.join(DTYPES)}")
     return DTYPES[name]
-
-
-def keep_freed_memory() -> bool:
-    """Tell Linux's C library to keep freed memory for the next allocation. Returns whether it could be told.
-
-    By default each freed block of 32 MB or more goes back to the kernel, which hands it out again at the next step,
-    page by page and zeroed: for a large float32 activation that takes several times as long as computing it.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # names and values from malloc.h
-    libc = ctypes.CDLL(None)
-    return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
-
-
-def with_spread(values: list[float], digits: int = 1, sign: str = "") -> str:
-    """The mean and, where there are several values, their sample standard deviation: "93.3 ± 3.8"; `sign="+"` shows the mean's."""
-    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):{sign}.{digits}f}{spread}"
 
 
 def progress_options() -> dict:

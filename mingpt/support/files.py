@@ -36,7 +36,8 @@ LOCK, WRITTEN = ".lock", ".written"
 def atomic_path(path: str | os.PathLike):
     """A temporary name beside `path` to write to; renamed to `path` at the end, removed if the body raises.
 
-    Whoever reads `path` sees the old file or the new one, complete, whenever the process is killed. A temporary file that
+    Whoever reads `path` sees the old file or the new one, complete, whenever the process is killed. A temporary file
+    that
     a killed process left is removed by the next writer of the same path. Errors are OSError, with the path in them.
     """
     path = Path(path)
@@ -158,7 +159,9 @@ def append_line(path: str | os.PathLike, line: str) -> None:
 
 
 def check_writable(path: str | os.PathLike) -> None:
-    """ValueError or OSError if a file could not be written at `path`: better now than after the work whose result it is."""
+    """ValueError or OSError if a file could not be written at `path`:
+    better now than after the work whose result it is.
+    """
     path = Path(path)
     _check_file(path)
     existing = next(parent for parent in path.absolute().parents if parent.exists())
@@ -187,7 +190,10 @@ def read_text(path: str | os.PathLike) -> str:
 
 
 def read_json(path: str | os.PathLike):
-    """The value in a JSON file, with or without a byte order mark. ValueError, with file and line, if it is not JSON."""
+    """The value in a JSON file, with or without a byte order mark.
+
+    ValueError, with file and line, if it is not JSON.
+    """
     text = read_text(path)
     try:
         return json.loads(text)
@@ -198,7 +204,10 @@ def read_json(path: str | os.PathLike):
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file, as 64 lower-case hex digits, without holding it in memory. OSError if it cannot be read."""
+    """The SHA-256 of a file, as 64 lower-case hex digits, without holding it in memory.
+
+    OSError if it cannot be read.
+    """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
@@ -229,8 +238,9 @@ def cache_folder() -> Path:
     try:
         return Path(given) if given else Path.home() / ".cache" / "mingpt"
     except RuntimeError:  # no HOME, and a user without an account
-        raise ValueError("there is no home folder to keep downloads in; set MINGPT_CACHE to a folder, as in "
-                         "MINGPT_CACHE=/tmp/mingpt") from None
+        raise ValueError(
+            "there is no home folder to keep downloads in; set MINGPT_CACHE to a folder, as in MINGPT_CACHE=/tmp/mingpt"
+        ) from None
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -243,7 +253,8 @@ _owned: dict[Path, set[str]] = {}  # folder -> what runs of ours have written be
 def own_folder(folder: str | os.PathLike):
     """Have `folder` to this process while the body runs; it is made if need be, and removed again if it stays empty.
 
-    ValueError, before anything is touched, if another process has it. A lock that a killed process held is free. A folder
+    ValueError, before anything is touched, if another process has it. A lock that a killed process held is free. A
+    folder
     inside one that this process has already is its own, too. Of the processes that torchrun starts, the first has it.
     """
     from mingpt.support.processes import is_first_process  # here, as it brings in torch, which a tokenizer does without
@@ -259,8 +270,9 @@ def own_folder(folder: str | os.PathLike):
         folder.mkdir(parents=True, exist_ok=True)
     lock = _lock_folder(folder)
     written = folder / WRITTEN
-    _owned[folder] = set(written.read_text(encoding="utf-8", errors="surrogateescape").splitlines()) \
-        if written.is_file() else set()
+    _owned[folder] = (
+        set(written.read_text(encoding="utf-8", errors="surrogateescape").splitlines()) if written.is_file() else set()
+    )
     try:
         yield
     finally:
@@ -286,14 +298,18 @@ def _lock_folder(folder: Path):
                 file.seek(0)
                 holder = file.read(400).strip() if fcntl else ""
                 file.close()
-                raise ValueError(f"{folder}: another run is writing here ({holder or 'it is locked'}); wait until it has "
-                                 "ended, or give another --out")
+                raise ValueError(
+                    f"{folder}: another run is writing here ({holder or 'it is locked'}); wait until it has "
+                    "ended, or give another --out"
+                )
             if not fcntl or os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(file.fileno())):
                 break
             file.close()  # the last holder has removed this very file
         except OSError as error:
-            print(f"note: {folder} cannot be locked ({error.strerror}); see to it that no other run writes there",
-                  file=sys.stderr)
+            print(
+                f"note: {folder} cannot be locked ({error.strerror}); see to it that no other run writes there",
+                file=sys.stderr,
+            )
             return file
     file.truncate(0)
     file.write(f"process {os.getpid()}: {shlex.join(sys.argv)}"[:400] + "\n")

@@ -35,7 +35,8 @@ def is_first_process() -> bool:
 def join_processes(device_name: str = "auto") -> torch.device:
     """Connect this process to the others, if there are any, unless it is already. Returns its device.
 
-    Where there are CUDA GPUs and none is named, each process of a machine has one of its own; without them, processes share
+    Where there are CUDA GPUs and none is named, each process of a machine has one of its own; without them, processes
+    share
     the CPU: no other device can exchange gradients.
     """
     if process_count() == 1:
@@ -73,5 +74,7 @@ def lost_processes_named():
     except RuntimeError as error:
         if process_count() == 1 or not ("gloo" in str(error) or isinstance(error, dist.DistBackendError)):
             raise
-        raise ConnectionError(f"process {process_rank()} of {process_count()} stops because another one has ended; if that "
-                              "one left no message of its own, it was killed, perhaps for want of memory") from None
+        raise ConnectionError(
+            f"process {process_rank()} of {process_count()} stops because another one has ended; if that "
+            "one left no message of its own, it was killed, perhaps for want of memory"
+        ) from None

@@ -23,9 +23,16 @@ def plot_copying(path: Path, n: int, gaps: torch.Tensor, heaviest: torch.Tensor)
         axes.plot(gaps, heaviest, ".", color="black", ms=2.5, label=f"{len(gaps):,} random problems, {n} keys")
         needed = theory.gap_needed(0.01, n)
         axes.plot([needed, needed], [0, 0.99], ":", color=COLORS["red"])
-        axes.annotate(f"gap {needed:.1f} is always enough for 0.99", (needed, 0.35), (needed + 0.3, 0.35), color=COLORS["red"])
-        axes.set(xlim=(0, 14), ylim=(0, 1.03), xlabel="gap: best score less second-best score", ylabel="weight of the best key",
-                 title="A key gets nearly all the weight when its score leads")
+        axes.annotate(
+            f"gap {needed:.1f} is always enough for 0.99", (needed, 0.35), (needed + 0.3, 0.35), color=COLORS["red"]
+        )
+        axes.set(
+            xlim=(0, 14),
+            ylim=(0, 1.03),
+            xlabel="gap: best score less second-best score",
+            ylabel="weight of the best key",
+            title="A key gets nearly all the weight when its score leads",
+        )
         axes.legend(loc="lower right")
 
 
@@ -35,10 +42,19 @@ def plot_extraction(path: Path, degrees: torch.Tensor, measured: list[tuple[floa
     with figure(path, width=8.6, height=3.7, columns=2) as (left, right):
         left.plot(line, line.deg2rad().cos(), color=COLORS["blue"], label="predicted: cos θ")
         left.plot(degrees, [m[0] for m in measured], "o", color="black", ms=4.5, label="measured")
-        left.set(title="Orthogonal projector: what it lets through of v_b", ylabel="worst |A A⁺ v_b| / |v_b|", ylim=(-0.03, 1.05))
+        left.set(
+            title="Orthogonal projector: what it lets through of v_b",
+            ylabel="worst |A A⁺ v_b| / |v_b|",
+            ylim=(-0.03, 1.05),
+        )
         right.plot(line, 1 / line.deg2rad().sin(), color=COLORS["orange"], label="predicted: 1 / sin θ")
         right.plot(degrees, [m[1] for m in measured], "o", color="black", ms=4.5, label="measured")
-        right.set(title="Oblique projector: exact, but amplifies noise", ylabel="norm of M", yscale="log", yticks=[1, 2, 5, 10, 20])
+        right.set(
+            title="Oblique projector: exact, but amplifies noise",
+            ylabel="norm of M",
+            yscale="log",
+            yticks=[1, 2, 5, 10, 20],
+        )
         right.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
         right.minorticks_off()
         for axes in (left, right):
@@ -56,8 +72,12 @@ def plot_averaging(path: Path, betas: torch.Tensor, leaks: dict[int, torch.Tenso
             half = math.log((n - 2) / 2)
             axes.plot([half, half], [0.0, 0.5], ":", color=color, lw=1)
         axes.plot([], [], "ko", ms=4.5, label="measured")
-        axes.set(xlabel="β in q = β (k_a + k_b)", ylabel="weight on the n - 2 other keys", ylim=(-0.02, 1.02),
-                 title="How large β must be depends on n: half leaks at β = ln((n-2)/2)")
+        axes.set(
+            xlabel="β in q = β (k_a + k_b)",
+            ylabel="weight on the n - 2 other keys",
+            ylim=(-0.02, 1.02),
+            title="How large β must be depends on n: half leaks at β = ln((n-2)/2)",
+        )
         axes.legend()
 
 
@@ -70,7 +90,15 @@ def plot_distributions(path: Path, outputs: dict, betas: tuple, n: int, radial: 
             for axes, beta in zip(row, betas):
                 draws = outputs[name][beta]
                 share = torch.histogram(draws, edges).hist / len(draws)
-                axes.bar(edges[:-1].numpy(), share.numpy(), 1 / 40, align="edge", color=STYLES[name], alpha=0.6, label="measured")
+                axes.bar(
+                    edges[:-1].numpy(),
+                    share.numpy(),
+                    1 / 40,
+                    align="edge",
+                    color=STYLES[name],
+                    alpha=0.6,
+                    label="measured",
+                )
                 scale, shift, mean, std = theory.a_weight_law(heads, beta, n, radial)
                 cdf = theory.logistic_normal_cdf(((inner - shift) / scale).clamp(1e-12, 1 - 1e-12), mean, std)
                 cdf[(inner - shift) / scale >= 1] = 1.0
@@ -98,9 +126,17 @@ def plot_errors(path: Path, betas: list[float], curves: dict, points: dict, n: i
             axes.text(betas[0], math.sqrt(0.5) * 1.1, "v_a alone, or v_b alone", color=COLORS["grey"], fontsize=9)
             change = theory.transition(*noises[kind])
             axes.axvline(change, color=COLORS["red"], ls=":", lw=1.2)
-            axes.text(change * 1.06, 9e-3, f"one head:\ntwo modes from\nβ = {change:.3g}", color=COLORS["red"], fontsize=9)
+            axes.text(
+                change * 1.06, 9e-3, f"one head:\ntwo modes from\nβ = {change:.3g}", color=COLORS["red"], fontsize=9
+            )
             axes.plot([], [], "ko", ms=4.5, label="measured")
-            axes.set(xscale="log", yscale="log", ylim=(1e-3, 1.3), xlabel="β: length of the query", title=titles[kind].format(*noises[kind]))
+            axes.set(
+                xscale="log",
+                yscale="log",
+                ylim=(1e-3, 1.3),
+                xlabel="β: length of the query",
+                title=titles[kind].format(*noises[kind]),
+            )
             axes.set_xticks([0.5, 1, 2, 4, 8, 16, 32, 64], ["0.5", "1", "2", "4", "8", "16", "32", "64"])
             axes.minorticks_off()
         panels[0].set_ylabel("root mean square of |c - (v_a + v_b)/2|")

@@ -1,4 +1,6 @@
-"""Attention computed by the model's own function, on sampled keys; and rows that set a prediction beside a measurement."""
+"""Attention computed by the model's own function, on sampled keys;
+and rows that set a prediction beside a measurement.
+"""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +10,8 @@ from torch import Tensor
 
 from mingpt.model import attention
 
-K = 5  # a measured mean passes within this many standard errors; 5, since few draws decide some means, which are then skewed
+# a measured mean passes within this many standard errors; 5, since few draws decide some means, which are then skewed
+K = 5
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

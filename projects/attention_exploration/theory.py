@@ -22,7 +22,8 @@ TWO_HEADS = ((1.0, 0.0), (0.0, 1.0))  # or one query along each
 def top_weight_range(gap: Tensor | float, n: int) -> tuple[Tensor, Tensor]:
     """The least and the greatest weight of the top key whose score is `gap` above the runner-up's, among n keys.
 
-    The least is reached if all other keys tie with the runner-up, the greatest (in the limit) if the rest are far below.
+    The least is reached if all other keys tie with the runner-up, the greatest (in the limit) if the rest are far
+    below.
     """
     gap = torch.as_tensor(gap, dtype=torch.float64)
     return torch.sigmoid(gap - math.log(n - 1)), torch.sigmoid(gap)
@@ -51,14 +52,17 @@ def projector(A: Tensor) -> Tensor:
 def extractor(A: Tensor, B: Tensor) -> Tensor:
     """The matrix M (d, d) of least norm with M v_a = v_a on the span of A (d, m) and M v_b = 0 on that of B (d, p).
 
-    M = [A 0] [A B]^+, the oblique projector onto span A along span B. ValueError where the spans share a direction: then
+    M = [A 0] [A B]^+, the oblique projector onto span A along span B. ValueError where the spans share a direction:
+    then
     no M exists.
     """
     both = torch.cat((A, B), dim=1)
     shared = int(torch.linalg.matrix_rank(A) + torch.linalg.matrix_rank(B) - torch.linalg.matrix_rank(both))
     if shared:
-        raise ValueError(f"the spans of A and B share {shared} dimension{'s' if shared > 1 else ''}, so no matrix tells v_a "
-                         "from v_b; take subspaces that meet only in 0")
+        raise ValueError(
+            f"the spans of A and B share {shared} dimension{'s' if shared > 1 else ''}, so no matrix tells v_a "
+            "from v_b; take subspaces that meet only in 0"
+        )
     return torch.cat((A, torch.zeros_like(B)), dim=1) @ torch.linalg.pinv(both)
 
 
@@ -67,7 +71,9 @@ def extractor(A: Tensor, B: Tensor) -> Tensor:
 
 
 def log_odds_std(beta: float, alpha: float, radial: float) -> float:
-    """The standard deviation tau of ln(w_a / w_b) for one head, exact for every n: tau^2 = beta^2 (radial + 4 alpha)."""
+    """The standard deviation tau of ln(w_a / w_b) for one head, exact for every n:
+    tau^2 = beta^2 (radial + 4 alpha).
+    """
     return beta * math.sqrt(radial + 4 * alpha)
 
 
@@ -165,7 +171,9 @@ def weight_moments(law: ScoreLaw) -> tuple[Tensor, Tensor]:
         first.append((y * torch.exp(-y)) @ p)
         second.append((y * y * torch.exp(-y)) @ p)
     below, count = torch.stack(below), torch.tensor(law.count)
-    others = torch.stack([(below ** left[:, None]).prod(dim=0) for left in count - torch.eye(len(count), dtype=torch.int64)])
+    others = torch.stack(
+        [(below ** left[:, None]).prod(dim=0) for left in count - torch.eye(len(count), dtype=torch.int64)]
+    )
     return step * (torch.stack(first) * others).sum(dim=1), step * (torch.stack(second) * others).sum(dim=1)
 
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mingpt.conv_attention import ConvAttentionConfig, ConvAttentionNet
-from mingpt.support.devices import has_fast_bfloat16, keep_freed_memory
+from mingpt.fast.memory import keep_freed_memory
+from mingpt.support.devices import has_fast_bfloat16
 from projects.benchmark.harness import Table, compare, usual_memory
 from projects.benchmark.steps import our_step, plain_step
 from projects.benchmark.training import settle
@@ -51,14 +52,23 @@ def measure(quick: bool = False, repeats: int = 7) -> Iterator[Table]:
     torch.manual_seed(0)
     x, y = torch.randint(0, V, (2, B, T))
 
-    plain = {"published, weight.data masked": PlainConvAttention(V, C, cut=True),
-             "published, masked in use": PlainConvAttention(V, C, cut=False)}
+    plain = {
+        "published, weight.data masked": PlainConvAttention(V, C, cut=True),
+        "published, masked in use": PlainConvAttention(V, C, cut=False),
+    }
     steps = {name: plain_step(net, torch.optim.AdamW(net.parameters(), lr=3e-4), x, y) for name, net in plain.items()}
     steps["ours, float32"] = our_step(ConvAttentionNet(config), "float32", x, y)
     if has_fast_bfloat16(torch.device("cpu")):
         steps["ours, bfloat16"] = our_step(ConvAttentionNet(config), "bfloat16", x, y)
-    before = {name: partial(settle, step, usual_memory if name in plain else keep_freed_memory)
-              for name, step in steps.items()}
-    yield Table(f"Training step: conv-attention net, {C} wide, vocabulary {V:,}, {B} sequences of {T}",
-                compare(steps, repeats=repeats, before=before), list(steps)[-1], B * T, "tokens",
-                {"published, weight.data masked": 2.5} if not quick else {})
+    before = {
+        name: partial(settle, step, usual_memory if name in plain else keep_freed_memory)
+        for name, step in steps.items()
+    }
+    yield Table(
+        f"Training step: conv-attention net, {C} wide, vocabulary {V:,}, {B} sequences of {T}",
+        compare(steps, repeats=repeats, before=before),
+        list(steps)[-1],
+        B * T,
+        "tokens",
+        {"published, weight.data masked": 2.5} if not quick else {},
+    )

@@ -1,6 +1,7 @@
 """Greedy generation: ours with the cache, ours without it, and transformers' `generate` with its own.
 
-Weights are random, the same for both, and float32; how many sequences come out the same is counted (rounding may break a tie). Without a cache every new token costs
+Weights are random, the same for both, and float32; how many sequences come out the same is counted (rounding may break
+a tie). Without a cache every new token costs
 a pass over all tokens so far: with more than a small model that takes minutes, so passes are timed at five lengths and
 summed over all lengths by the trapezoidal rule.
 
@@ -16,8 +17,8 @@ from statistics import median
 
 import torch
 
+from mingpt.fast.memory import keep_freed_memory
 from mingpt.model import GPT, GPTConfig
-from mingpt.support.devices import keep_freed_memory
 from projects.benchmark.harness import Table, timings_of
 
 SMALL = dict(n_layer=6, n_head=6, n_embd=384, vocab_size=256)
@@ -72,8 +73,9 @@ def measure(quick: bool = False, repeats: int = 5) -> Iterator[Table]:
         idx = torch.randint(0, model.config.vocab_size, (batch_size, PROMPT))
 
         def generate_theirs(count: int):
-            return theirs.generate(idx, max_new_tokens=count, min_new_tokens=count, do_sample=False, use_cache=True,
-                                   pad_token_id=0)
+            return theirs.generate(
+                idx, max_new_tokens=count, min_new_tokens=count, do_sample=False, use_cache=True, pad_token_id=0
+            )
 
         same, seconds, reading = "", {OURS: [], UNCACHED: [], THEIRS: []}, []
         model.generate(idx, 4)
@@ -93,10 +95,24 @@ def measure(quick: bool = False, repeats: int = 5) -> Iterator[Table]:
             for weight in model.parameters():
                 weight.sum()
             reading.append(time.perf_counter() - started)
-        facts = {"share of the time that reading the weights takes":
-                 median(new_tokens * once / whole for once, whole in zip(reading, seconds[OURS]))} if batch_size == 1 else {}
+        facts = (
+            {
+                "share of the time that reading the weights takes": median(
+                    new_tokens * once / whole for once, whole in zip(reading, seconds[OURS])
+                )
+            }
+            if batch_size == 1
+            else {}
+        )
         if same:
             facts["sequences with the same tokens as transformers"] = same
         goals = {UNCACHED: 10, THEIRS: 1.5} if batch_size == 1 and not quick else {THEIRS: 1.5} if not quick else {}
-        yield Table(f"Generation: {title}, {batch_size} x {new_tokens} tokens", timings_of(seconds), OURS,
-                    batch_size * new_tokens, "tokens", goals, facts)
+        yield Table(
+            f"Generation: {title}, {batch_size} x {new_tokens} tokens",
+            timings_of(seconds),
+            OURS,
+            batch_size * new_tokens,
+            "tokens",
+            goals,
+            facts,
+        )

@@ -4,7 +4,8 @@
     print_table(Table("encode", timings, ours="ours", work=5.2, unit="MB"))
 
 A machine is never quiet: other programs come and go and the clock changes with the heat, so two timings taken minutes
-apart say little. The variants run in turns instead, A B C, A B C, ..., and each is compared with the others *of the same
+apart say little. The variants run in turns instead, A B C, A B C, ..., and each is compared with the others *of the
+same
 round*. The median of those ratios is what to quote; a burst of noise spoils one round, not the comparison.
 """
 
@@ -134,7 +135,8 @@ def versions(*packages: str) -> str:
 
 
 def usual_memory() -> None:
-    """Undo `mingpt.support.devices.keep_freed_memory`: the C library gives large freed blocks back, as it does in any program.
+    """Undo `mingpt.fast.memory.keep_freed_memory`: the C library gives large freed blocks back, as it does in any
+    program.
 
     The thresholds are those that glibc arrives at by itself, once a program has freed blocks of tens of megabytes.
     """

@@ -1,6 +1,8 @@
-"""Loading GPT-2's weights from a safetensors file: time, and memory beyond what the imports take, ours and transformers'.
+"""Loading GPT-2's weights from a safetensors file: time, and memory beyond what the imports take, ours and
+transformers'.
 
-Each loading is one of a process that has done nothing else, and reads the whole of the weights afterwards, since a file that is mapped
+Each loading is one of a process that has done nothing else, and reads the whole of the weights afterwards, since a
+file that is mapped
 into memory is read only where it is looked at.
 """
 
@@ -55,6 +57,13 @@ def measure(quick: bool = False, repeats: int = 5) -> Iterator[Table]:
                 if (result := in_fresh_process(load, folder)) is not None:
                     seconds[name].append(result[0])
                     peaks[name].append(result[1] / size)
-    facts = {f"peak memory over the size of the weights, {name}": median(values) for name, values in peaks.items() if values}
-    yield Table(f"Loading {size / 1e6:.0f} MB of weights and reading them once", timings_of(seconds), OURS, facts=facts,
-                goals={THEIRS: 1})
+    facts = {
+        f"peak memory over the size of the weights, {name}": median(values) for name, values in peaks.items() if values
+    }
+    yield Table(
+        f"Loading {size / 1e6:.0f} MB of weights and reading them once",
+        timings_of(seconds),
+        OURS,
+        facts=facts,
+        goals={THEIRS: 1},
+    )

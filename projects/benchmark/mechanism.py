@@ -11,7 +11,8 @@ The direct way copies the model for every edit, runs it whole, and, for each ran
 matrices in full. Ours edits in place, runs from the first edited layer on, scores only what counts, and decomposes in
 factors. Both give the same probabilities in float32, which is checked before anything is timed.
 
-Scores are the induction scores of all heads on repeated random tokens: ours reads the patterns as they pass and keeps none,
+Scores are the induction scores of all heads on repeated random tokens: ours reads the patterns as they pass and keeps
+none,
 the other way asks transformers for all of them.
 
 And what it costs that a model can be hooked: a forward pass with its taps, none in use, beside a twin without them.
@@ -144,31 +145,50 @@ def measure(quick: bool = False, repeats: int = 3) -> Iterator[Table]:
     twin, short = without_taps(model), idx[:1]
     torch.testing.assert_close(twin(short)[0], model(short)[0], rtol=0, atol=0)
     with torch.no_grad():
-        passes = compare({"without taps": lambda: twin(short), "with taps, none in use": lambda: model(short)},
-                         repeats=2 if quick else 20 * repeats)
+        passes = compare(
+            {"without taps": lambda: twin(short), "with taps, none in use": lambda: model(short)},
+            repeats=2 if quick else 20 * repeats,
+        )
     cost = median(b / a for a, b in zip(*(timing.seconds for timing in passes.values())))
-    yield Table(f"Hooks: forward pass over {short.size(1)} tokens", passes, facts={"with taps over without (goal: at most 1.02)": cost})
-    del twin
+    yield Table(
+        f"Hooks: forward pass over {short.size(1)} tokens",
+        passes,
+        facts={"with taps over without (goal: at most 1.02)": cost},
+    )
 
     period, rows = (8, 2) if quick else (32, 8)
     long, theirs = repeated_segments(config.vocab_size, period, 2, rows, generator), transformers_model(model)
     scores = {"transformers": None, "ours": lambda: our_scores(model, long, period)}
     if theirs is not None:
         theirs.set_attn_implementation("eager")  # the others return no patterns
-        torch.testing.assert_close(our_scores(model, long, period), their_scores(theirs, long, period), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(
+            our_scores(model, long, period), their_scores(theirs, long, period), rtol=1e-3, atol=1e-5
+        )
         scores["transformers"] = lambda: their_scores(theirs, long, period)
-    yield Table(f"Heads: induction scores, {rows} sequences of {2 * period}", compare(scores, repeats=1 if quick else repeats),
-                "ours", rows, "seq")
-    del theirs, scores
+    yield Table(
+        f"Heads: induction scores, {rows} sequences of {2 * period}",
+        compare(scores, repeats=1 if quick else repeats),
+        "ours",
+        rows,
+        "seq",
+    )
 
-    for name, direct, ours in (("shuffle", shuffle_directly, shuffle_ours), ("project", project_directly, project_ours)):
+    for name, direct, ours in (
+        ("shuffle", shuffle_directly, shuffle_ours),
+        ("project", project_directly, project_ours),
+    ):
         torch.testing.assert_close(torch.stack(ours()), torch.stack(direct()), rtol=1e-3, atol=1e-6)
         work = BATCH * (len(draws) if name == "shuffle" else len(ranks))
-        timings = compare({"direct": direct, "ours, float32": ours, "ours, bfloat16": fast and partial(ours, fast)},
-                          repeats=1 if quick else min(repeats, 3), warmup=0)
+        timings = compare(
+            {"direct": direct, "ours, float32": ours, "ours, bfloat16": fast and partial(ours, fast)},
+            repeats=1 if quick else min(repeats, 3),
+            warmup=0,
+        )
         best, facts = "ours, bfloat16" if fast else "ours, float32", {}
         if not quick:  # a rate of the tiny model says nothing
             sequences, seconds = NOTEBOOK[name]
-            facts = {"seconds that the notebook reports": seconds,
-                     "seconds for ten times as many sequences, ours": 10 * sequences * timings[best].median / work}
+            facts = {
+                "seconds that the notebook reports": seconds,
+                "seconds for ten times as many sequences, ours": 10 * sequences * timings[best].median / work,
+            }
         yield Table(f"Heads: {name}", timings, best, work, "seq", facts=facts)

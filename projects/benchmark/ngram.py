@@ -1,6 +1,8 @@
-"""Training many small models on n-grams: ours in one batched program, and the notebook's way, one model after the other.
+"""Training many small models on n-grams: ours in one batched program, and the notebook's way, one model after the
+other.
 
-All variants take as many model-steps, on batches of 512 against one sampled token: with M models at once, a step of ours is
+All variants take as many model-steps, on batches of 512 against one sampled token: with M models at once, a step of
+ours is
 M model-steps.
 """
 
@@ -33,7 +35,9 @@ def measure(quick: bool = False, repeats: int = 5) -> Iterator[Table]:
     kinds = {
         "low-rank models": (OneLowRank(N, WIDTH), lambda seeds: LowRanks(N, WIDTH, 3, seeds)),
         f"transformers of {HEADS} heads": (
-            OneTransformer(N, WIDTH, HEADS, 3), lambda seeds: Transformers(TransformerConfig(N, n_embd=WIDTH, n_parallel=HEADS), seeds)),
+            OneTransformer(N, WIDTH, HEADS, 3),
+            lambda seeds: Transformers(TransformerConfig(N, n_embd=WIDTH, n_parallel=HEADS), seeds),
+        ),
     }
     for title, (one, many) in kinds.items():
         variants = {
@@ -41,5 +45,11 @@ def measure(quick: bool = False, repeats: int = 5) -> Iterator[Table]:
             "ours, one at a time": ours(many, 1),
             f"ours, {together} at once": ours(many, together),
         }
-        yield Table(f"Training {title} on trigrams", compare(variants, repeats=1 if quick else repeats), list(variants)[-1], model_steps,
-                    "steps", {"one at a time, as in the notebook": 10} if not quick else {})
+        yield Table(
+            f"Training {title} on trigrams",
+            compare(variants, repeats=1 if quick else repeats),
+            list(variants)[-1],
+            model_steps,
+            "steps",
+            {"one at a time, as in the notebook": 10} if not quick else {},
+        )

@@ -17,7 +17,9 @@ class PlainAttention(nn.Module):
         self.n_head, self.fused = config.n_head, fused
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
-        self.register_buffer("allowed", torch.ones(config.block_size, config.block_size).tril().bool(), persistent=False)
+        self.register_buffer(
+            "allowed", torch.ones(config.block_size, config.block_size).tril().bool(), persistent=False
+        )
 
     def forward(self, x: Tensor, rotation=None, cache=None) -> Tensor:
         B, T, C = x.shape
@@ -52,7 +54,9 @@ class PlainGPT(GPT):
 
     def forward(self, idx: Tensor, targets: Tensor | None = None):
         logits, _ = super().forward(idx)
-        return logits, None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        return logits, None if targets is None else F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=-1
+        )
 
 
 class NanoGPT(PlainGPT):

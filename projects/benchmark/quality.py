@@ -1,7 +1,9 @@
-"""Does training in bfloat16 cost anything? The same 1,000 steps in float32 and in bfloat16, from the same start, on the same batches.
+"""Does training in bfloat16 cost anything? The same 1,000 steps in float32 and in bfloat16, from the same start, on
+the same batches.
 
 A character model of 4 layers, 8 heads and width 256 reads the docstrings of Python's standard library, 8 windows of 128
-characters a step; each seed is another start and another order. The loss on text held out is measured in float32 for both.
+characters a step; each seed is another start and another order. The loss on text held out is measured in float32 for
+both.
 """
 
 import time
@@ -37,13 +39,19 @@ class Windows:
 
 
 def held_out_loss(dtype: str, seed: int, ids: Tensor, shape: dict, steps: int) -> tuple[float, float]:
-    """Train in `dtype`; the loss on the last twentieth of the text, in nats a character, and the seconds of training."""
+    """Train in `dtype`; the loss on the last twentieth of the text, in nats a character,
+    and the seconds of training.
+    """
     border = len(ids) * 19 // 20
     torch.manual_seed(seed)
     model = GPT(GPTConfig(vocab_size=int(ids.max()) + 1, **shape))
     config = TrainerConfig(max_iters=steps, batch_size=8, dtype=dtype, device="cpu", seed=seed)
-    trainer = Trainer(config, OptimConfig(learning_rate=1e-3, schedule="cosine", warmup_iters=steps // 20), model,
-                      Windows(ids[:border], shape["block_size"]))
+    trainer = Trainer(
+        config,
+        OptimConfig(learning_rate=1e-3, schedule="cosine", warmup_iters=steps // 20),
+        model,
+        Windows(ids[:border], shape["block_size"]),
+    )
     started = time.perf_counter()
     trainer.run()
     seconds = time.perf_counter() - started
@@ -67,11 +75,19 @@ def measure(quick: bool = False, repeats: int = 3) -> Iterator[Table]:
             loss, took = held_out_loss(dtype, seed, ids, shape, steps)
             losses[dtype].append(loss)
             seconds[dtype].append(took)
-    facts = {f"loss on text held out, {dtype}, by seed": ", ".join(f"{loss:.4f}" for loss in values)
-             for dtype, values in losses.items()}
+    facts = {
+        f"loss on text held out, {dtype}, by seed": ", ".join(f"{loss:.4f}" for loss in values)
+        for dtype, values in losses.items()
+    }
     gaps = [b - a for a, b in zip(losses["float32"], losses["bfloat16"])]
     facts["bfloat16 minus float32, mean over the seeds"] = mean(gaps)
     if len(gaps) > 1:
         facts["standard deviation between seeds, float32"] = stdev(losses["float32"])
         facts["standard deviation of the difference"] = stdev(gaps)
-    yield Table(f"Quality: {steps:,} steps on {len(ids):,} characters", timings_of(seconds), work=steps, unit="steps", facts=facts)
+    yield Table(
+        f"Quality: {steps:,} steps on {len(ids):,} characters",
+        timings_of(seconds),
+        work=steps,
+        unit="steps",
+        facts=facts,
+    )

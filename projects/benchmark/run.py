@@ -3,13 +3,16 @@
     python projects/benchmark/run.py                       all that is timed: half an hour
     python projects/benchmark/run.py training generation   some of it; results of the rest, in --out, are kept
     python projects/benchmark/run.py quality --repeats 3   does bfloat16 cost anything? 1,000 steps, 3 seeds
-    python projects/benchmark/run.py changes               what single changes are worth: ours with one of them taken back
+    python projects/benchmark/run.py changes               what single changes are worth: ours with one of them taken
+    back
     python projects/benchmark/run.py gpu --compile         on a GPU: a training step of GPT-2
     python projects/benchmark/run.py report                the tables and the figure again, from --out
     python projects/benchmark/run.py --quick               shows that everything runs, and measures nothing
 
-Each comparison runs ours and the others in turns in one process (A B C, A B C, ...), because a machine is never quiet; each
-topic has a process of its own. What is not installed is a row that says so. Stop everything else before you believe a number.
+Each comparison runs ours and the others in turns in one process (A B C, A B C, ...), because a machine is never quiet;
+each
+topic has a process of its own. What is not installed is a row that says so. Stop everything else before you believe a
+number.
 """
 
 import importlib
@@ -26,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, w
 
 from mingpt.support.command import one_line_errors, printable, way_to_go_on
 from mingpt.support.config import Parser
-from mingpt.support.files import own_folder, read_json, read_text, write_json
 from mingpt.support.devices import has_fast_bfloat16
+from mingpt.support.files import own_folder, read_json, read_text, write_json
 from projects.benchmark.harness import Table, Timing, print_table, versions
 
 TOPICS = {  # what run.py measures by itself, and what with
@@ -42,6 +45,7 @@ TOPICS = {  # what run.py measures by itself, and what with
 }
 ON_REQUEST = {
     "quality": "bfloat16's loss beside float32's",
+    "fast": "ours with mingpt/fast and without it",
     "changes": "ours beside ours, with one change taken back",
     "gpu": "a training step of GPT-2 on a CUDA GPU, beside nanoGPT's way",
 }
@@ -56,9 +60,13 @@ def measure(topic: str, out: Path, options: dict) -> None:
         print_table(table)
         sys.stdout.flush()
         tables.append(asdict(table))
-    machine = {"processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-               "bfloat16 units": has_fast_bfloat16(torch.device("cpu")),
-               "versions": versions("torch", "transformers", "tiktoken", "tokenizers")}
+    machine = {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "bfloat16 units": has_fast_bfloat16(torch.device("cpu")),
+        "versions": versions("torch", "transformers", "tiktoken", "tokenizers"),
+    }
     print("\n" + ", ".join(f"{name}: {value}" for name, value in machine.items()))
     write_json(out / f"{topic}.json", {"topic": topic, "machine": machine, "tables": tables})
 
@@ -110,8 +118,18 @@ def plot(tables: list[Table], path: Path) -> None:
     """How many times as fast as each peer ours is, with the least and the most of the rounds, and the goals."""
     from mingpt.support.plotting import COLORS, figure
 
-    groups = [(table, [name for name, timing in table.timings.items()
-                       if name not in (table.ours, "ours, float32") and timing.seconds]) for table in tables if table.ours]
+    groups = [
+        (
+            table,
+            [
+                name
+                for name, timing in table.timings.items()
+                if name not in (table.ours, "ours, float32") and timing.seconds
+            ],
+        )
+        for table in tables
+        if table.ours
+    ]
     groups = [(table, names) for table, names in groups if names]
     if not groups:
         raise ValueError(f"{path.parent} has no comparisons to draw; measure some first")
@@ -119,27 +137,36 @@ def plot(tables: list[Table], path: Path) -> None:
     with figure(path, width=8.5, height=1.2 + 0.2 * lines) as axes:
         y, ticks = 0, {}
         for table, names in groups:
-            axes.annotate(table.title, (0.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8, weight="bold")
+            axes.annotate(
+                table.title, (0.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8, weight="bold"
+            )
             for name in names:
                 y += 1
                 middle, low, high = table.times_as_fast_as(name)
                 axes.barh(y, middle - 1, left=1, color=COLORS["blue" if middle >= 1 else "red"], height=0.75)
-                spread, = axes.plot([low, high], [y, y], color="black", lw=1)
-                axes.annotate(f"  {middle:.3g}", (max(high, middle, table.goals.get(name, 0), 1), y), va="center", fontsize=8)
+                (spread,) = axes.plot([low, high], [y, y], color="black", lw=1)
+                axes.annotate(
+                    f"  {middle:.3g}", (max(high, middle, table.goals.get(name, 0), 1), y), va="center", fontsize=8
+                )
                 if name in table.goals:
-                    goal, = axes.plot([table.goals[name]] * 2, [y - 0.42, y + 0.42], color=COLORS["orange"], lw=2.5)
+                    (goal,) = axes.plot([table.goals[name]] * 2, [y - 0.42, y + 0.42], color=COLORS["orange"], lw=2.5)
                     goal.set_label("goal")
                 ticks[y] = name
             y += 1
         spread.set_label("slowest to fastest round")
         axes.axvline(1, color="black", lw=0.8)
-        axes.set(xscale="log", xlabel="ours is so many times as fast (log scale)", title="Ours beside its peers", ylim=(y, -0.8))
+        axes.set(
+            xscale="log",
+            xlabel="ours is so many times as fast (log scale)",
+            title="Ours beside its peers",
+            ylim=(y, -0.8),
+        )
         axes.set_yticks(list(ticks), list(ticks.values()), fontsize=8)
         numbers = [n for n in (0.5, 1, 2, 5, 10, 20, 50, 100, 200) if axes.get_xlim()[0] <= n <= axes.get_xlim()[1]]
         axes.set_xticks(numbers, [f"{n:g}" for n in numbers])
         axes.minorticks_off()
         axes.margins(x=0.1)
-        handles = dict((handle.get_label(), handle) for handle in axes.lines if not handle.get_label().startswith("_"))
+        handles = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
         axes.figure.legend(handles.values(), handles, ncols=2, loc="outside lower center", fontsize=8)
 
 
@@ -150,7 +177,9 @@ def main() -> None:
     parser.add_argument("topics", nargs="*", metavar="topic", help=", ".join(names))
     parser.add_argument("--out", default="out/benchmark", metavar="DIR", help="folder for everything that is written")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, for seconds")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds of each comparison; fewer where one takes a minute")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="rounds of each comparison; fewer where one takes a minute"
+    )
     parser.add_argument("--compile", action="store_true", help="training: also ours under torch.compile; gpu: both")
     parser.add_argument("--vocab", metavar="DIR", help="tokenizer: folder with GPT-2's vocab.json and merges.txt")
     args = parser.parse_args()
@@ -186,7 +215,10 @@ def work(args, out: Path) -> None:
 
 
 def run_alone(topic: str, args, out: Path) -> bool:
-    """Run one topic in a Python of its own, with the flags of this one, and take its result. Returns whether it has one."""
+    """Run one topic in a Python of its own, with the flags of this one, and take its result.
+
+    Returns whether it has one.
+    """
     print(f"\n{topic}: {TOPICS.get(topic) or ON_REQUEST[topic]}", flush=True)
     with tempfile.TemporaryDirectory() as folder:  # the one that results go to belongs to this process
         flags = ["--out", folder, "--repeats", str(args.repeats), *(["--vocab", args.vocab] if args.vocab else [])]

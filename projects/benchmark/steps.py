@@ -24,12 +24,14 @@ class OneBatch:
 
 def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Callable[[], None]:
     """A function that takes one plain float32 step: forward, backward, clipping to norm 1, update."""
+
     def step():
         _, loss = model(x, y)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+
     return step
 
 

@@ -1,8 +1,10 @@
-"""Our BPE tokenizer beside tiktoken, tokenizers and the textbook's trainer, on the same text.
+"""Our BPE tokenizer beside tiktoken and tokenizers, on the same text.
 
-Three tables: encoding warm (our cache knows the text's words), encoding cold (a tokenizer that has seen no text yet) and
+Three tables: encoding warm (our cache knows the text's words), encoding cold (a tokenizer that has seen no text yet)
+and
 training. All run on one thread and give the same ids, which is checked. The vocabulary is GPT-2's, out of --vocab (a
-folder with vocab.json and merges.txt, or OpenAI's names for them) or else downloaded. With --quick, and where it cannot be
+folder with vocab.json and merges.txt, or OpenAI's names for them) or else downloaded. With --quick, and where it
+cannot be
 had, one that we train on the same text stands in for it; a line says so.
 """
 
@@ -11,16 +13,14 @@ import os
 import random
 import sysconfig
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mingpt.bpe import BPETokenizer
-from mingpt.pretrained.tokenizer_files import download_pretrained
-from mingpt.fast.bpe_split import split_text
+from mingpt.bpe import BPETokenizer, split_text
 from mingpt.pretrained.download import DownloadError
-from projects.benchmark.harness import Table, Timing, compare
+from mingpt.pretrained.tokenizer_files import download_pretrained
+from projects.benchmark.harness import Table, compare
 
 ALPHABETS = {  # of scripts that cover one, two and three bytes in UTF-8, with and without spaces between words
     "French": "abcdefghilmnopqrstuvéèêàçù",
@@ -99,7 +99,11 @@ def mixed_text(size: int) -> tuple[str, str]:
         code += files.pop().read_text("utf-8", errors="ignore")
     english = docstrings(files, size // 3)
     other = other_scripts(size // 6, rng)
-    parts = {"standard library": code[: size // 3], "its docstrings": english[: size // 3], "made-up, other scripts": other}
+    parts = {
+        "standard library": code[: size // 3],
+        "its docstrings": english[: size // 3],
+        "made-up, other scripts": other,
+    }
     paragraphs = [paragraph for part in parts.values() for paragraph in part.split("\n\n")]
     rng.shuffle(paragraphs)
     sizes = ", ".join(f"{len(part.encode()) / 1e6:.2f} MB {name}" for name, part in parts.items())
@@ -116,7 +120,10 @@ def vocabulary(folder: Path | None, quick: bool, text: str, vocab_size: int):
             return
         except DownloadError as error:
             reason = str(error)
-    print(f"GPT-2's vocabulary is not used ({reason}); one of {vocab_size:,} tokens, trained on the text, stands in for it")
+    print(
+        f"GPT-2's vocabulary is not used ({reason}); one of {vocab_size:,} tokens, trained on the text, stands in "
+        "for it"
+    )
     with tempfile.TemporaryDirectory() as temporary:
         yield BPETokenizer.train(text, vocab_size, progress=False).save(temporary)
 
@@ -148,7 +155,9 @@ def tiktoken_encode(ours: BPETokenizer) -> Callable[[str], list[int]] | None:
     except ImportError:
         return None
     special = set(ours.special_tokens.values())
-    ranks = {token: id for id, token in enumerate(ours.tokens) if id not in special}  # tokens stand in the order of their merges
+    ranks = {
+        token: id for id, token in enumerate(ours.tokens) if id not in special
+    }  # tokens stand in the order of their merges
     return tiktoken.Encoding("gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
 
 
@@ -179,28 +188,6 @@ class Tokenizers:
             vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False
         )
         self.around(self.package.models.BPE()).train_from_iterator([text], trainer)
-
-
-def seconds_per_merge(words: list[list[int]], n_merges: int = 2) -> float:
-    """Seconds the textbook's trainer takes for one merge: count all pairs of all pre-tokens anew, join the best."""
-    start = time.perf_counter()
-    for new in range(1 << 20, (1 << 20) + n_merges):
-        counts = {}
-        for ids in words:
-            for pair in zip(ids, ids[1:]):
-                counts[pair] = counts.get(pair, 0) + 1
-        best = max(counts, key=counts.get)
-        for n, ids in enumerate(words):
-            joined, i = [], 0
-            while i < len(ids):
-                if i + 1 < len(ids) and (ids[i], ids[i + 1]) == best:
-                    joined.append(new)
-                    i += 2
-                else:
-                    joined.append(ids[i])
-                    i += 1
-            words[n] = joined
-    return (time.perf_counter() - start) / n_merges
 
 
 def compare_all(text: str, files: tuple[Path, Path], vocab_size: int, repeats: int) -> Iterator[Table]:
@@ -238,30 +225,16 @@ def compare_all(text: str, files: tuple[Path, Path], vocab_size: int, repeats: i
     yield Table("BPE: encode, warm", compare(warm, repeats=repeats), "ours", **size, goals={"tiktoken": 1.0})
     yield Table("BPE: encode, cold", compare(cold, repeats=repeats), "ours", **size, goals={"tiktoken": 0.5})
     trained = compare(training, repeats=min(repeats, 3))
-    yield Table(f"BPE: train {vocab_size:,} tokens", trained, "ours", **size, goals={"tokenizers": 0.25},
-                facts=textbook(text, vocab_size, trained["ours"]))
-
-
-def textbook(text: str, vocab_size: int, ours: Timing) -> dict[str, float]:
-    """How long the textbook's trainer would take at least.
-
-    It would run for hours, so a few of its merges are timed: at the start, and on the text as it is after the last
-    merge, when it is shortest. The second times the number of merges is less than the whole takes.
-    """
-    words = split_text(text)
-    tokenizer = BPETokenizer.train(text, vocab_size, progress=False)
-    at_start = seconds_per_merge([list(word.encode()) for word in words])
-    at_end = seconds_per_merge([tokenizer.encode_ordinary(word) for word in words])
-    bound = at_end * (vocab_size - 256)
-    return {"textbook, seconds for the first merge": at_start, "textbook, seconds for the last": at_end,
-            "textbook, seconds in all, at least": bound, "times as long as ours, at least": bound / ours.median}
+    yield Table(f"BPE: train {vocab_size:,} tokens", trained, "ours", **size, goals={"tokenizers": 0.25})
 
 
 def measure(quick: bool = False, repeats: int = 7, vocab: Path | None = None) -> Iterator[Table]:
     """Three tables, on 6 MB of text; `quick`: on a fiftieth of it."""
     repeats, size, vocab_size = (1, 120_000, 512) if quick else (repeats, 6_000_000, 8192)
     text, sizes = mixed_text(size)
-    print(f"text: {len(text.encode()) / 1e6:.2f} MB ({sizes}),\n"
-          f"      {len(text):,} characters, {len(set(split_text(text))):,} distinct pre-tokens")
+    print(
+        f"text: {len(text.encode()) / 1e6:.2f} MB ({sizes}),\n"
+        f"      {len(text):,} characters, {len(set(split_text(text))):,} distinct pre-tokens"
+    )
     with vocabulary(vocab, quick, text, vocab_size) as files:
         yield from compare_all(text, files, vocab_size, repeats)

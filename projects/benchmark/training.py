@@ -3,37 +3,50 @@
     minGPT's way    float32, explicit attention, AdamW one parameter after the other
     nanoGPT's way   float32, scaled_dot_product_attention, fused AdamW
 
-Each step is forward, backward, clipping to norm 1, and the update, on one batch of random tokens. Each variant runs under
+Each step is forward, backward, clipping to norm 1, and the update, on one batch of random tokens. Each variant runs
+under
 its own memory management, and takes an untimed step after each change of it: ours keeps freed memory for the next step
-(`mingpt.support.devices.keep_freed_memory`), the peers run as they come.
+(`mingpt.fast.memory.keep_freed_memory`), the peers run as they come.
 
 "Share of the limit" is the operations of the step's matrix products in the time of the step, over those of a product of
 two 2,048 x 2,048 matrices of the same format in the time that it takes in the same round.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from statistics import median
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mingpt import fast
+from mingpt.fast.memory import keep_freed_memory
 from mingpt.model import GPT, GPTConfig
-from mingpt.support.devices import has_fast_bfloat16, keep_freed_memory
+from mingpt.support.devices import has_fast_bfloat16
 from projects.benchmark.harness import Table, compare, in_fresh_process, peak_memory, usual_memory
 from projects.benchmark.peers import NanoGPT, PlainGPT
 from projects.benchmark.steps import our_step, plain_step
 
 SHAPES = {  # title -> config, sequences in a batch, goals against minGPT's and nanoGPT's ways
-    "4 layers, 8 heads, 256 wide": (dict(n_layer=4, n_head=8, n_embd=256, vocab_size=256, block_size=128), 64, (3.0, 2.2)),
-    "6 layers, 6 heads, 384 wide": (dict(n_layer=6, n_head=6, n_embd=384, vocab_size=256, block_size=256), 16, (2.5, 1.8)),
+    "4 layers, 8 heads, 256 wide": (
+        dict(n_layer=4, n_head=8, n_embd=256, vocab_size=256, block_size=128),
+        64,
+        (3.0, 2.2),
+    ),
+    "6 layers, 6 heads, 384 wide": (
+        dict(n_layer=6, n_head=6, n_embd=384, vocab_size=256, block_size=256),
+        16,
+        (2.5, 1.8),
+    ),
     "GPT-2": (dict(block_size=512), 4, (2.5, 1.8)),
 }
 QUICK = {"2 layers, 2 heads, 32 wide": (dict(n_layer=2, n_head=2, n_embd=32, vocab_size=256, block_size=32), 8, (0, 0))}
-MINGPT, NANOGPT, FLOAT32, BFLOAT16 = "minGPT's way, float32", "nanoGPT's way, float32", "ours, float32", "ours, bfloat16"
+MINGPT, NANOGPT, FLOAT32, BFLOAT16 = (
+    "minGPT's way, float32",
+    "nanoGPT's way, float32",
+    "ours, float32",
+    "ours, bfloat16",
+)
 PRODUCTS = {FLOAT32: "(a product of matrices, float32)", BFLOAT16: "(a product of matrices, bfloat16)"}
 
 
@@ -60,7 +73,9 @@ def peak_of_step(way: str, config: GPTConfig, batch_size: int) -> int:
 
 
 def count_flops(config: GPTConfig, batch_size: int) -> int:
-    """Operations of a step's matrix products, two for each multiplication; masked scores count, as they are computed."""
+    """Operations of a step's matrix products, two for each multiplication;
+    masked scores count, as they are computed.
+    """
     with fast.plain(), torch.device("meta"), FlopCounterMode(display=False) as counter:
         idx = torch.zeros(batch_size, config.block_size, dtype=torch.long)
         GPT(config)(idx, idx)[1].backward()
@@ -85,23 +100,36 @@ def measure(quick: bool = False, repeats: int = 7, compiled: bool = False) -> It
         steps = {way: make_step(way, config, batch_size) for way in ways}
         if compiled and fast:
             steps["ours, bfloat16, compiled"] = make_step(BFLOAT16, config, batch_size, compiled=True)
-        before = {way: partial(settle, step, usual_memory if way in (MINGPT, NANOGPT) else keep_freed_memory)
-                  for way, step in steps.items()}
+        before = {
+            way: partial(settle, step, usual_memory if way in (MINGPT, NANOGPT) else keep_freed_memory)
+            for way, step in steps.items()
+        }
         ours = BFLOAT16 if fast else FLOAT32
-        timings = compare({**steps, **products}, repeats=repeats if config.n_layer < 12 else min(repeats, 3), before=before)
+        timings = compare(
+            {**steps, **products}, repeats=repeats if config.n_layer < 12 else min(repeats, 3), before=before
+        )
         facts, flops = {}, count_flops(config, batch_size)
         facts["float32: times minGPT's way (goal 1.25)"] = median(
-            a / b for a, b in zip(timings[MINGPT].seconds, timings[FLOAT32].seconds))
+            a / b for a, b in zip(timings[MINGPT].seconds, timings[FLOAT32].seconds)
+        )
         for way in matrices:
             product, name = timings.pop(PRODUCTS[way]), way.removeprefix("ours, ")
             facts[f"limit, {name} products, GFLOP/s"] = 2e-9 * size**3 / product.median
             goal = " (goal 0.55)" if title == "GPT-2" and way == BFLOAT16 else ""
             facts[f"share of the limit, {name}{goal}"] = median(
-                flops / step / (2 * size**3 / one) for step, one in zip(timings[way].seconds, product.seconds))
+                flops / step / (2 * size**3 / one) for step, one in zip(timings[way].seconds, product.seconds)
+            )
         del steps, before
         if not quick:
             for way in (NANOGPT, ours):
                 facts[f"peak memory, {way}, GB"] = in_fresh_process(peak_of_step, way, config, batch_size) / 1e9
         tokens = batch_size * config.block_size
-        yield Table(f"Training step: {title}, {batch_size} sequences of {config.block_size}", timings, ours, tokens, "tokens",
-                    dict(zip((MINGPT, NANOGPT), goals)) if not quick else {}, facts)
+        yield Table(
+            f"Training step: {title}, {batch_size} sequences of {config.block_size}",
+            timings,
+            ours,
+            tokens,
+            "tokens",
+            dict(zip((MINGPT, NANOGPT), goals)) if not quick else {},
+            facts,
+        )

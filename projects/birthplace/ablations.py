@@ -1,15 +1,19 @@
 """What each part of the recipe brings: pretraining, finetuning and questions again, with one change at a time.
 
-    python projects/birthplace/run.py ablate --seeds 3                            the embedded world: a minute or two each
+    python projects/birthplace/run.py ablate --seeds 3                            the embedded world: a minute or two
+    each
     python projects/birthplace/run.py ablate --data cs224n --people 700           a third of the assignment's people
     python projects/birthplace/run.py ablate --only "recipe; no random gaps"         some of the changes
-    python projects/birthplace/run.py ablate --data cs224n --people 0 --variant rope --reading_params_path rope.pretrain.params
-                                                          changes of finetuning alone, after what was pretrained on everything
+    python projects/birthplace/run.py ablate --data cs224n --people 0 --variant rope --reading_params_path
+    rope.pretrain.params
+                                                          changes of finetuning alone, after what was pretrained on
+                                                          everything
 
 Every run takes the same number of steps of the same size, but for those with half and twice the readings; so a change
 that makes the examples longer reads each document fewer times. On the assignment's files dev is left alone: of the
 training questions of --people people three in four are trained on, and the rest are asked; the corpus is those people's
-documents. Each question is asked once, and in four ways. Finished runs stay in --out, and --resume keeps them, and goes on
+documents. Each question is asked once, and in four ways. Finished runs stay in --out, and --resume keeps them, and
+goes on
 with the one that was stopped. Writes ablations.json, ablations.md and ablations.png.
 """
 
@@ -30,10 +34,11 @@ from mingpt.batches import Batches
 from mingpt.support.checkpoints import fingerprint
 from mingpt.support.command import one_line_errors, way_to_go_on
 from mingpt.support.config import Parser, config_from_args, config_to_dict
+from mingpt.support.devices import pick_device, pick_dtype, set_seed
 from mingpt.support.files import is_own, own_folder, read_json, remove_own, write_json, write_text
 from mingpt.support.plotting import COLORS, figure
 from mingpt.support.processes import process_count
-from mingpt.support.devices import pick_device, pick_dtype, set_seed, with_spread
+from mingpt.support.tables import with_spread
 from projects.birthplace.dataset import documents_of, make_tokenizer, name_of, read_pairs
 from projects.birthplace.evaluate import marks_of_paraphrases, predict_with_paraphrases
 from projects.birthplace.files import Files, Questions, data_named, load_files, person
@@ -44,15 +49,22 @@ from projects.birthplace.variants import VARIANTS
 
 def with_optim(recipe: Recipe, **fields) -> Recipe:
     """Other fields of OptimConfig in both phases."""
-    return replace(recipe, **{name: replace(phase, optim=replace(phase.optim, **fields))
-                              for name, phase in (("pretrain", recipe.pretrain), ("finetune", recipe.finetune))})
+    return replace(
+        recipe,
+        **{
+            name: replace(phase, optim=replace(phase.optim, **fields))
+            for name, phase in (("pretrain", recipe.pretrain), ("finetune", recipe.finetune))
+        },
+    )
 
 
 def with_length(recipe: Recipe, times: float) -> Recipe:
     """Pretraining of another length."""
     trainer = recipe.pretrain.trainer
-    return replace(recipe, pretrain=replace(recipe.pretrain, trainer=replace(
-        trainer, max_iters=max(1, round(trainer.max_iters * times)))))
+    return replace(
+        recipe,
+        pretrain=replace(recipe.pretrain, trainer=replace(trainer, max_iters=max(1, round(trainer.max_iters * times)))),
+    )
 
 
 def with_model(recipe: Recipe, **fields) -> Recipe:
@@ -77,11 +89,16 @@ CHANGES = {
     "recipe": Change(),
     "random gaps alone, as in the assignment": Change(lambda recipe: replace(recipe, salient=0.0, recall=0.0)),
     "gaps in capitalised words, with the document around them": Change(
-        lambda recipe: replace(recipe, salient=recipe.salient + recipe.recall, recall=0.0)),
+        lambda recipe: replace(recipe, salient=recipe.salient + recipe.recall, recall=0.0)
+    ),
     "no random gaps": Change(lambda recipe: replace(recipe, recall=1 - recipe.salient)),
     "AdamW for all parameters": Change(lambda recipe: with_optim(recipe, optimizer="adamw")),
-    "AdamW for all parameters, pretraining at a third of its rate": Change(lambda recipe: with_optim(replace(
-        recipe, pretrain=with_rate(recipe.pretrain, recipe.pretrain.optim.learning_rate / 3)), optimizer="adamw")),
+    "AdamW for all parameters, pretraining at a third of its rate": Change(
+        lambda recipe: with_optim(
+            replace(recipe, pretrain=with_rate(recipe.pretrain, recipe.pretrain.optim.learning_rate / 3)),
+            optimizer="adamw",
+        )
+    ),
     "queries and keys not normalised": Change(lambda recipe: with_model(recipe, qk_norm=False)),
     "dropout 0.1": Change(lambda recipe: with_model(recipe, dropout=0.1)),
     "output layer not tied to the embeddings": Change(lambda recipe: with_model(recipe, tie_weights=False)),
@@ -89,8 +106,10 @@ CHANGES = {
     "rotary positions": Change(variant="rope"),
     "no documents while finetuning": Change(lambda recipe: replace(recipe, mixed=0.0)),
     "finetuning at the rates of pretraining": Change(
-        lambda recipe: replace(recipe, finetune=replace(recipe.finetune, optim=replace(recipe.pretrain.optim,
-                                                                                       warmup_iters=0)))),
+        lambda recipe: replace(
+            recipe, finetune=replace(recipe.finetune, optim=replace(recipe.pretrain.optim, warmup_iters=0))
+        )
+    ),
     "half the readings": Change(lambda recipe: with_length(recipe, 0.5)),
     "twice the readings": Change(lambda recipe: with_length(recipe, 2)),
 }
@@ -103,7 +122,9 @@ class AblationOptions:
     out: Annotated[str, "folder for everything that is written"] = "out/birthplace_ablations"
     data: Annotated[str, "world, or cs224n (downloaded, or --data_dir)"] = ""
     data_dir: Annotated[str, "folder with the assignment's files, instead of a download"] = ""
-    people: Annotated[int, "cs224n: how many people, in the order of shuffled training questions; 0: all, and all documents"] = 700
+    people: Annotated[
+        int, "cs224n: how many people, in the order of shuffled training questions; 0: all, and all documents"
+    ] = 700
     variant: Annotated[str, f"the model that is changed: {', '.join(VARIANTS)}"] = "vanilla"
     reading_params_path: Annotated[str, "finetune these parameters, of all documents, instead of pretraining"] = ""
     recipe: Annotated[str, f"{', '.join(RECIPES)}; world or salient, by the data, unless given"] = ""
@@ -123,8 +144,10 @@ class AblationOptions:
         if self.variant not in VARIANTS:
             raise ValueError(f"--variant is {self.variant!r}; it must be one of {', '.join(VARIANTS)}")
         if self.reading_params_path and (self.people or not (self.data == "cs224n" or self.data_dir)):
-            raise ValueError("--reading_params_path needs --data cs224n (or --data_dir) and --people 0: pretraining has read all "
-                             "documents")
+            raise ValueError(
+                "--reading_params_path needs --data cs224n (or --data_dir) and --people 0: pretraining has read all "
+                "documents"
+            )
         for name in self.names:
             if name not in CHANGES:
                 raise ValueError(f"no change is called {name!r}; there are: {'; '.join(CHANGES)}")
@@ -140,7 +163,9 @@ def laboratory(files: Files, people: int) -> Files:
     (0: all), three quarters of the questions to train on, and the rest in place of dev."""
     documents = documents_of(files.corpus, files.corpus_source)
     documented = {name_of(document) for document in documents}
-    pairs = [pair for pair in read_pairs(files.train, files.train_source, answers=True) if person(pair[1]) in documented]
+    pairs = [
+        pair for pair in read_pairs(files.train, files.train_source, answers=True) if person(pair[1]) in documented
+    ]
     random.Random(7).shuffle(pairs)
     pairs = pairs[: people or None]
     asked, kept = pairs[: len(pairs) // 4], pairs[len(pairs) // 4 :]
@@ -148,17 +173,27 @@ def laboratory(files: Files, people: int) -> Files:
     corpus = "\n".join(document for document in documents if not people or name_of(document) in names)
     if not asked:
         raise ValueError(f"{files.train_source}: {len(pairs)} of its people are too few; raise --people")
-    dev = Questions([question for _, question, _ in asked], [answer for *_, answer in asked], files.train_source,
-                    [number for number, *_ in asked])
-    return replace(files, corpus=corpus, train="".join(f"{question}\t{answer}\n" for _, question, answer in kept), dev=dev)
+    dev = Questions(
+        [question for _, question, _ in asked],
+        [answer for *_, answer in asked],
+        files.train_source,
+        [number for number, *_ in asked],
+    )
+    return replace(
+        files, corpus=corpus, train="".join(f"{question}\t{answer}\n" for _, question, answer in kept), dev=dev
+    )
 
 
 def make_settings(variant: str, recipe: Recipe, seed: int, options: AblationOptions) -> Settings:
     """What is the same for every step of a run. Its checkpoints are for signals alone."""
-    return Settings(variant, recipe, seed, device=options.device, dtype=options.dtype, resume=options.resume, checkpoint_interval=0)
+    return Settings(
+        variant, recipe, seed, device=options.device, dtype=options.dtype, resume=options.resume, checkpoint_interval=0
+    )
 
 
-def run_one(change: Change, recipe: Recipe, files: Files, tokenizer, options: AblationOptions, seed: int, out: Path) -> dict:
+def run_one(
+    change: Change, recipe: Recipe, files: Files, tokenizer, options: AblationOptions, seed: int, out: Path
+) -> dict:
     """One run with one change. Returns the share of right answers, in percent, and what else one may want to know."""
     started = time.perf_counter()
     recipe = change.recipe(recipe)
@@ -169,26 +204,38 @@ def run_one(change: Change, recipe: Recipe, files: Files, tokenizer, options: Ab
         model = new_model(settings, tokenizer)
         documents = pretraining_data(recipe, files.corpus, tokenizer, seed, files.corpus_source)
         read = train(settings, recipe.pretrain, model, tokenizer, documents, out / "pretrain")
-    questions = finetuning_data(recipe, files.train, files.corpus, tokenizer, seed, True, files.train_source,
-                                files.corpus_source)
+    questions = finetuning_data(
+        recipe, files.train, files.corpus, tokenizer, seed, True, files.train_source, files.corpus_source
+    )
     train(settings, recipe.finetune, model, tokenizer, questions, out / "finetune")
     marks = marks_of_paraphrases(*predict_with_paraphrases(model, tokenizer, files.dev.questions), files.dev.answers)
-    return {"percent": next(iter(marks.values())), "percent in four ways": marks["all together"], "ways of asking": marks,
-            "questions": len(files.dev.questions), "steps": len(read),
-            "pretraining loss": round(float(np.mean(read[-50:])), 4) if read else None,
-            "seconds": round(time.perf_counter() - started, 1)}
+    return {
+        "percent": next(iter(marks.values())),
+        "percent in four ways": marks["all together"],
+        "ways of asking": marks,
+        "questions": len(files.dev.questions),
+        "steps": len(read),
+        "pretraining loss": round(float(np.mean(read[-50:])), 4) if read else None,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
 
 
 def report(runs: dict[str, list[dict]], out: Path, about: str) -> None:
     """The table, printed and as Markdown, and the figure."""
     base = [run["percent"] for run in runs.get("recipe", [])]
-    lines = [about, "", "| change | right answers | asked in four ways | difference of the first, seed by seed |",
-             "|---|---|---|---|"]
+    lines = [
+        about,
+        "",
+        "| change | right answers | asked in four ways | difference of the first, seed by seed |",
+        "|---|---|---|---|",
+    ]
     for name, those in runs.items():
         percent = [run["percent"] for run in those]
         gained = [run["percent"] - base[i] for i, run in enumerate(those)] if len(base) == len(those) else []
-        lines.append(f"| {name} | {with_spread(percent)} % | {with_spread([run['percent in four ways'] for run in those])} % | "
-                     f"{with_spread(gained, sign='+') if gained and name != 'recipe' else ''} |")
+        lines.append(
+            f"| {name} | {with_spread(percent)} % | {with_spread([run['percent in four ways'] for run in those])} % | "
+            f"{with_spread(gained, sign='+') if gained and name != 'recipe' else ''} |"
+        )
     print("\n" + "\n".join(lines))
     write_text(out / "ablations.md", "\n".join(lines) + "\n")
     write_json(out / "ablations.json", {"about": about, "runs": runs})
@@ -196,7 +243,9 @@ def report(runs: dict[str, list[dict]], out: Path, about: str) -> None:
         for y, (name, those) in enumerate(runs.items()):
             percent = [run["percent"] for run in those]
             axes.barh(y, np.mean(percent), color=COLORS["grey" if name == "recipe" else "blue"], height=0.7)
-            beside = y + 0.14 * (np.arange(len(percent)) - (len(percent) - 1) / 2)  # equal results do not hide each other
+            beside = y + 0.14 * (
+                np.arange(len(percent)) - (len(percent) - 1) / 2
+            )  # equal results do not hide each other
             axes.plot(percent, beside, ".", color="black", ms=5)
         if base:
             axes.axvline(np.mean(base), color="black", lw=0.8, ls="--")
@@ -204,8 +253,11 @@ def report(runs: dict[str, list[dict]], out: Path, about: str) -> None:
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         seeds = max(len(those) for those in runs.values())
-        axes.set(xlabel="right answers, asked once (%)" + "; dots: single seeds" * (seeds > 1), xlim=(0, 100),
-                 title="The recipe" + " (dashed)" * bool(base) + ", and one change at a time")
+        axes.set(
+            xlabel="right answers, asked once (%)" + "; dots: single seeds" * (seeds > 1),
+            xlim=(0, 100),
+            title="The recipe" + " (dashed)" * bool(base) + ", and one change at a time",
+        )
 
 
 def wanted(options: AblationOptions, recipe: Recipe) -> list[str]:
@@ -220,10 +272,18 @@ def wanted(options: AblationOptions, recipe: Recipe) -> list[str]:
 
 
 def is_run(result, name: str, same: dict) -> bool:
-    """Whether what a result.json held is the whole result of that change, on the same data and with the same settings."""
-    return isinstance(result, dict) and result.get("change") == name and result.get("same") == same and \
-        all(isinstance(result.get(key), kind) for key, kind in
-            (("percent", float), ("percent in four ways", float), ("seed", int), ("steps", int)))
+    """Whether what a result.json held is the whole result of that change,
+    on the same data and with the same settings.
+    """
+    return (
+        isinstance(result, dict)
+        and result.get("change") == name
+        and result.get("same") == same
+        and all(
+            isinstance(result.get(key), kind)
+            for key, kind in (("percent", float), ("percent in four ways", float), ("seed", int), ("steps", int))
+        )
+    )
 
 
 def forget(paths: Iterable[Path]) -> None:
@@ -244,7 +304,9 @@ def main(words: list[str] | None = None) -> None:
         options = config_from_args(AblationOptions, args)
         data, out = data_named(options.data, options.data_dir), Path(options.out)
         files = load_files(data, options.data_dir)
-        tokenizer = make_tokenizer(files.corpus, files.corpus_source)  # of all documents: a part may lack the question mark
+        tokenizer = make_tokenizer(
+            files.corpus, files.corpus_source
+        )  # of all documents: a part may lack the question mark
         if data == "cs224n":
             files = laboratory(files, options.people)
         files.dev.check(tokenizer, BLOCK_SIZE)
@@ -253,21 +315,44 @@ def main(words: list[str] | None = None) -> None:
         readings = 60 if data == "cs224n" else recipe.pretrain.trainer.max_epochs
         per_reading = len(Batches(documents, batch_tokens=options.batch_tokens))
         steps = options.max_iters or readings * per_reading or recipe.pretrain.trainer.max_iters
-        recipe = replace(recipe, pretrain=replace(recipe.pretrain, trainer=replace(
-            recipe.pretrain.trainer, max_epochs=0, max_iters=steps, batch_size=0, batch_tokens=options.batch_tokens)))
-        same = {"recipe": config_to_dict(recipe), "people": options.people if data == "cs224n" else 0, "data": data,
-                "variant": options.variant, "vocabulary": tokenizer.characters,
-                "files": fingerprint([files.corpus, files.train, files.dev.questions, files.dev.answers]),
-                "starting parameters": fingerprint(Path(options.reading_params_path)) if options.reading_params_path else ""}
+        recipe = replace(
+            recipe,
+            pretrain=replace(
+                recipe.pretrain,
+                trainer=replace(
+                    recipe.pretrain.trainer,
+                    max_epochs=0,
+                    max_iters=steps,
+                    batch_size=0,
+                    batch_tokens=options.batch_tokens,
+                ),
+            ),
+        )
+        same = {
+            "recipe": config_to_dict(recipe),
+            "people": options.people if data == "cs224n" else 0,
+            "data": data,
+            "variant": options.variant,
+            "vocabulary": tokenizer.characters,
+            "files": fingerprint([files.corpus, files.train, files.dev.questions, files.dev.answers]),
+            "starting parameters": fingerprint(Path(options.reading_params_path))
+            if options.reading_params_path
+            else "",
+        }
 
         names = wanted(options, recipe)
         pick_dtype(options.dtype, pick_device(options.device))
         for seed in (options.seed, options.seed + options.seeds - 1):
             trainer_config(make_settings(options.variant, recipe, seed, options), recipe.pretrain)
             set_seed(seed)
-        with own_folder(out), way_to_go_on(f"finished runs are kept in {out}, and the same command with --resume goes on from there"):
+        with (
+            own_folder(out),
+            way_to_go_on(f"finished runs are kept in {out}, and the same command with --resume goes on from there"),
+        ):
             if not options.resume:  # what is stopped half way must not be completed from an older run
-                forget([*out.glob("ablations.*"), *out.glob("*.seed*/result.json"), *out.glob("*.seed*/*/checkpoint.pt")])
+                forget(
+                    [*out.glob("ablations.*"), *out.glob("*.seed*/result.json"), *out.glob("*.seed*/*/checkpoint.pt")]
+                )
             runs: dict[str, list[dict]] = {name: [] for name in names}
             for seed in range(options.seed, options.seed + options.seeds):
                 for name in runs:
@@ -279,14 +364,19 @@ def main(words: list[str] | None = None) -> None:
                             print(f"{path}: of another run, with other settings or data, or damaged; it is made again")
                             forget([path, *folder.glob("*/checkpoint.pt")])
                         print(f"[seed {seed}] {name}")
-                        result = {"change": name, "seed": seed, "same": same,
-                                  **run_one(CHANGES[name], recipe, files, tokenizer, options, seed, folder)}
+                        result = {
+                            "change": name,
+                            "seed": seed,
+                            "same": same,
+                            **run_one(CHANGES[name], recipe, files, tokenizer, options, seed, folder),
+                        }
                         write_json(path, result)
                         forget(folder.glob("*/checkpoint.pt"))
                     runs[name].append({key: value for key, value in result.items() if key not in ("change", "same")})
             seeds = f"{options.seeds} seeds (mean ± standard deviation)" if options.seeds > 1 else "1 seed"
             read = options.reading_params_path or f"{steps:,} steps of {options.batch_tokens:,} characters"
-            about = f"{len(files.dev.questions)} questions of {Path(files.dev.source).name}, {options.variant}, {read}, {seeds}"
+            source = Path(files.dev.source).name
+            about = f"{len(files.dev.questions)} questions of {source}, {options.variant}, {read}, {seeds}"
             report(runs, out, about)
             print(f"\nWritten to {out}")
 

@@ -18,9 +18,9 @@ import numpy as np
 from mingpt.support.checkpoints import fingerprint, load_torch
 from mingpt.support.command import one_line_errors
 from mingpt.support.config import Parser
+from mingpt.support.devices import pick_device
 from mingpt.support.files import own_folder, read_text, write_json
 from mingpt.support.plotting import COLORS, figure
-from mingpt.support.devices import pick_device
 from projects.birthplace.dataset import documents_of, make_tokenizer, name_of, read_pairs
 from projects.birthplace.evaluate import confidences, marks_of_paraphrases, predict, predict_with_paraphrases
 from projects.birthplace.files import PARAPHRASES, Questions, person, read_questions, strangers
@@ -52,22 +52,40 @@ class Answer:
         return self.said == self.truth
 
 
-def describe_answers(questions: Questions, said: list[str], sure: list[float], to_paraphrases: list[list[str]], corpus: str,
-                     training: Counter) -> list[Answer]:
+def describe_answers(
+    questions: Questions,
+    said: list[str],
+    sure: list[float],
+    to_paraphrases: list[list[str]],
+    corpus: str,
+    training: Counter,
+) -> list[Answer]:
     """Look up what may explain each answer. A biography is a document that begins with the name."""
     biographies: dict[str, list[str]] = {}
     for document in corpus.split("\n"):
         biographies.setdefault(name_of(document), []).append(document)
     given_names = Counter(name.split(" ")[0] for name in biographies)
     answers = []
-    for question, truth, words, confidence, paraphrased in zip(questions.questions, questions.answers, said, sure,
-                                                               to_paraphrases):
+    for question, truth, words, confidence, paraphrased in zip(
+        questions.questions, questions.answers, said, sure, to_paraphrases
+    ):
         name = person(question)
         found = [text.find(truth, len(name)) for text in biographies.get(name, [])]
         ends = min((place + len(truth) for place in found if place >= 0), default=None)
         given = name.split(" ")[0]
-        answers.append(Answer(question, truth, words, confidence, ends, len(found),
-                              given_names[given] - (name in biographies), training[truth], len(set(paraphrased))))
+        answers.append(
+            Answer(
+                question,
+                truth,
+                words,
+                confidence,
+                ends,
+                len(found),
+                given_names[given] - (name in biographies),
+                training[truth],
+                len(set(paraphrased)),
+            )
+        )
     return answers
 
 
@@ -88,7 +106,8 @@ def bin_of(value: int, edges: list[int], unit: str = "") -> tuple[int, str]:
 
 
 def by_position(answer: Answer) -> tuple[int, str]:
-    """Where the place ends in the biography, whether the assignment's random gaps get that far, and after all bins why that is
+    """Where the place ends in the biography, whether the assignment's random gaps get that far, and after all bins why
+    that is
     not known."""
     if not answer.documents:
         return 100, "no biography"
@@ -123,8 +142,11 @@ def calibration(answers: list[Answer], bins: int = 8) -> tuple[list[tuple[float,
     """
     ordered = sorted(answers, key=lambda answer: answer.confidence)
     parts = [ordered[i * len(ordered) // bins : (i + 1) * len(ordered) // bins] for i in range(bins)]
-    points = [(float(np.mean([a.confidence for a in part])), float(np.mean([a.right for a in part])), len(part))
-              for part in parts if part]
+    points = [
+        (float(np.mean([a.confidence for a in part])), float(np.mean([a.right for a in part])), len(part))
+        for part in parts
+        if part
+    ]
     return points, sum(abs(sure - right) * n for sure, right, n in points) / len(answers)
 
 
@@ -134,30 +156,55 @@ def plot(path: Path, answers: list[Answer], prior: Counter, said_of_strangers: l
         sure.figure.suptitle(f"What {about} knows")
         points, error = calibration(answers)
         sure.plot([0, 1], [0, 1], color=COLORS["grey"], lw=1, ls="--", label="perfectly calibrated")
-        sure.plot([p[0] for p in points], [p[1] for p in points], "o-", color=COLORS["blue"],
-                  label=f"the model; {100 * error:.0f} points from the diagonal on average")
-        sure.set(title="Is it right when it is sure?", xlabel="probability that the model gives its answer",
-                 ylabel="right answers, as a share", xlim=(0, 1), ylim=(0, 1))
+        sure.plot(
+            [p[0] for p in points],
+            [p[1] for p in points],
+            "o-",
+            color=COLORS["blue"],
+            label=f"the model; {100 * error:.0f} points from the diagonal on average",
+        )
+        sure.set(
+            title="Is it right when it is sure?",
+            xlabel="probability that the model gives its answer",
+            ylabel="right answers, as a share",
+            xlim=(0, 1),
+            ylim=(0, 1),
+        )
         sure.legend(loc="upper left")
         for axes, group, title, label in (
-                (where, by_position, "Where in the biography does the place stand?", "last character of the place there"),
-                (names, by_place, "How often was the place an answer in training?", "training questions with that answer")):
+            (where, by_position, "Where in the biography does the place stand?", "last character of the place there"),
+            (names, by_place, "How often was the place an answer in training?", "training questions with that answer"),
+        ):
             groups = grouped(answers, group)
             shares = [100 * np.mean(right) for right in groups.values()]
             low, high = zip(*(wilson(right) for right in groups.values()))
             beyond = [np.maximum(0, np.subtract(shares, low)), np.maximum(0, np.subtract(high, shares))]
             axes.bar(range(len(groups)), shares, 0.6, color=COLORS["sky"], yerr=beyond, ecolor="black", capsize=3)
             axes.set_xticks(range(len(groups)), [f"{name}\n({len(right)})" for name, right in groups.items()])
-            axes.set(title=title, xlabel=label + "  (number of questions)", ylabel="right answers (%), 95 % interval",
-                     ylim=(0, 100))
+            axes.set(
+                title=title,
+                xlabel=label + "  (number of questions)",
+                ylabel="right answers (%), 95 % interval",
+                ylim=(0, 100),
+            )
             axes.grid(axis="x", visible=False)
         said, total = Counter(said_of_strangers), sum(prior.values())
         places = [place for place, _ in (said + Counter()).most_common(10)]
         height = np.arange(len(places))
-        guesses.barh(height - 0.2, [100 * said[p] / len(said_of_strangers) for p in places], 0.38, color=COLORS["orange"],
-                     label="the model's answers")
-        guesses.barh(height + 0.2, [100 * prior[p] / total for p in places], 0.38, color=COLORS["grey"],
-                     label="answers of the training questions")
+        guesses.barh(
+            height - 0.2,
+            [100 * said[p] / len(said_of_strangers) for p in places],
+            0.38,
+            color=COLORS["orange"],
+            label="the model's answers",
+        )
+        guesses.barh(
+            height + 0.2,
+            [100 * prior[p] / total for p in places],
+            0.38,
+            color=COLORS["grey"],
+            label="answers of the training questions",
+        )
         guesses.set_yticks(height, [p or "(nothing)" for p in places])
         guesses.invert_yaxis()
         guesses.grid(axis="y", visible=False)
@@ -165,11 +212,20 @@ def plot(path: Path, answers: list[Answer], prior: Counter, said_of_strangers: l
         guesses.legend(loc="lower right")
 
 
-def analyze(answers: list[Answer], prior: Counter, said_of_strangers: list[str], sure_of_strangers: list[float]) -> dict:
+def analyze(
+    answers: list[Answer], prior: Counter, said_of_strangers: list[str], sure_of_strangers: list[float]
+) -> dict:
     """Everything as numbers; printed too."""
+
     def shares(groups):
-        return {name: {"questions": len(right), "percent": round(100 * float(np.mean(right)), 1),
-                       "interval": [round(edge, 1) for edge in wilson(right)]} for name, right in groups.items()}
+        return {
+            name: {
+                "questions": len(right),
+                "percent": round(100 * float(np.mean(right)), 1),
+                "interval": [round(edge, 1) for edge in wilson(right)],
+            }
+            for name, right in groups.items()
+        }
 
     points, error = calibration(answers)
     results = {
@@ -177,24 +233,38 @@ def analyze(answers: list[Answer], prior: Counter, said_of_strangers: list[str],
         "position of the place": shares(grouped(answers, by_position)),
         "others with the given name": shares(grouped(answers, by_name)),
         "training questions with the true place": shares(grouped(answers, by_place)),
-        "answer is": shares(grouped(answers, lambda a: (0, "a place of training") if a.said in prior else
-                                    (1, "another word"))),
+        "answer is": shares(
+            grouped(answers, lambda a: (0, "a place of training") if a.said in prior else (1, "another word"))
+        ),
         PARAPHRASED: shares(grouped(answers, lambda a: (a.distinct, str(a.distinct)))),
         "calibration": {"expected_error": error, "points": points},
-        "mean confidence": {"when right": mean([a.confidence for a in answers if a.right]),
-                            "when wrong": mean([a.confidence for a in answers if not a.right]),
-                            "of strangers": mean(sure_of_strangers)},
-        "strangers": {"answers that are places of training": mean([s in prior for s in said_of_strangers]),
-                      "commonest": Counter(said_of_strangers).most_common(10)}}
-    for name in ("position of the place", "others with the given name", "training questions with the true place", "answer is",
-                 PARAPHRASED):
+        "mean confidence": {
+            "when right": mean([a.confidence for a in answers if a.right]),
+            "when wrong": mean([a.confidence for a in answers if not a.right]),
+            "of strangers": mean(sure_of_strangers),
+        },
+        "strangers": {
+            "answers that are places of training": mean([s in prior for s in said_of_strangers]),
+            "commonest": Counter(said_of_strangers).most_common(10),
+        },
+    }
+    for name in (
+        "position of the place",
+        "others with the given name",
+        "training questions with the true place",
+        "answer is",
+        PARAPHRASED,
+    ):
         print(f"\n{name:45}{'questions':>10}{'right':>9}   95 % interval")
         for label, cell in results[name].items():
             low, high = cell["interval"]
             print(f"    {label:41}{cell['questions']:>10}{cell['percent']:>7.1f} %   {low:.0f}–{high:.0f}")
-    print(f"\nMean confidence: {results['mean confidence']['when right']:.2f} when right, "
-          f"{results['mean confidence']['when wrong']:.2f} when wrong, {results['mean confidence']['of strangers']:.2f} about "
-          f"people who do not exist. Confidence and accuracy are {100 * error:.0f} points apart on average.")
+    print(
+        f"\nMean confidence: {results['mean confidence']['when right']:.2f} when right, "
+        f"{results['mean confidence']['when wrong']:.2f} when wrong, "
+        f"{results['mean confidence']['of strangers']:.2f} about "
+        f"people who do not exist. Confidence and accuracy are {100 * error:.0f} points apart on average."
+    )
     return results
 
 
@@ -204,11 +274,17 @@ def mean(values: list) -> float:
 
 
 def read_model(path: str, variant: str, corpus: str, corpus_path: str, tokenizer):
-    """The model of a file of parameters. ValueError if it has read other documents than the corpus, even of the same characters."""
+    """The model of a file of parameters.
+
+    ValueError if it has read other documents than the corpus, even of the same characters.
+    """
     saved = load_torch(path)
     model = model_from(saved, path, Settings(variant, get_recipe("salient")), tokenizer)
     if saved.get("corpus") not in (None, "", fingerprint(documents_of(corpus))):
-        raise ValueError(f"{corpus_path}: not the corpus that the model of {path} has read, though of the same characters; give that one")
+        raise ValueError(
+            f"{corpus_path}: not the corpus that the model of {path} has read, though of the same characters; "
+            "give that one"
+        )
     return model
 
 
@@ -225,23 +301,44 @@ def main(words: list[str] | None = None) -> None:
     with one_line_errors():
         corpus, out = read_text(args.corpus), Path(args.out or Path(args.reading_params_path).parent)
         tokenizer = make_tokenizer(corpus, args.corpus)
-        model = read_model(args.reading_params_path, args.variant, corpus, args.corpus, tokenizer).to(pick_device(args.device))
+        model = read_model(args.reading_params_path, args.variant, corpus, args.corpus, tokenizer).to(
+            pick_device(args.device)
+        )
         questions = read_questions(args.eval_corpus_path)
         if not questions.answered:
             raise ValueError(f"{args.eval_corpus_path}: no answers; the analysis needs them")
         questions.check(tokenizer, BLOCK_SIZE)
-        prior = Counter(answer for _, _, answer in read_pairs(read_text(args.finetune_corpus_path),
-                                                              args.finetune_corpus_path, answers=True))
+        prior = Counter(
+            answer
+            for _, _, answer in read_pairs(
+                read_text(args.finetune_corpus_path), args.finetune_corpus_path, answers=True
+            )
+        )
         nobody = strangers(questions, corpus).questions
         with own_folder(out):
             together, each = predict_with_paraphrases(model, tokenizer, questions.questions)
             said = [answers[0] for answers in each]  # to the question itself
-            answers = describe_answers(questions, said, confidences(model, tokenizer, questions.questions, said), each, corpus, prior)
+            answers = describe_answers(
+                questions, said, confidences(model, tokenizer, questions.questions, said), each, corpus, prior
+            )
             said_of_strangers = predict(model, tokenizer, nobody)
-            results = analyze(answers, prior, said_of_strangers, confidences(model, tokenizer, nobody, said_of_strangers))
+            results = analyze(
+                answers, prior, said_of_strangers, confidences(model, tokenizer, nobody, said_of_strangers)
+            )
             paraphrases = marks_of_paraphrases(together, each, questions.answers)
-            print("Right in %, by the way of asking: " + "; ".join(f"{form} {percent:.1f}" for form, percent in paraphrases.items()))
-            write_json(out / f"{args.variant}.analysis.json", {"variant": args.variant, **results, "ways of asking": paraphrases})
-            plot(out / f"{args.variant}.analysis.png", answers, prior, said_of_strangers,
-                 f"{args.variant} on {Path(args.corpus).resolve().parent.name}")
+            print(
+                "Right in %, by the way of asking: "
+                + "; ".join(f"{form} {percent:.1f}" for form, percent in paraphrases.items())
+            )
+            write_json(
+                out / f"{args.variant}.analysis.json",
+                {"variant": args.variant, **results, "ways of asking": paraphrases},
+            )
+            plot(
+                out / f"{args.variant}.analysis.png",
+                answers,
+                prior,
+                said_of_strangers,
+                f"{args.variant} on {Path(args.corpus).resolve().parent.name}",
+            )
         print(f"Written to {out}: {args.variant}.analysis.json, {args.variant}.analysis.png")

@@ -63,11 +63,20 @@ class Exam:
         documents.append("Where was Zoë Łęcki, Jr. born?")  # the characters of the questions
         text += documents[-1] + "\n"
         epochs = sorted(rng.sample(range(10**6), EPOCHS))
-        draws = [(epoch, i) for n, epoch in enumerate(epochs) for i in range(len(documents))
-                 if i < len(LONG) or n < SHORT_EPOCHS]
+        draws = [
+            (epoch, i)
+            for n, epoch in enumerate(epochs)
+            for i in range(len(documents))
+            if i < len(LONG) or n < SHORT_EPOCHS
+        ]
         letters = "abcehiknorswWJZŁęë,. "
-        pairs = [(f"Where was {''.join(rng.choices(letters, k=rng.randint(1, 60)))} born?",
-                  "".join(rng.choices(letters, k=rng.randint(1, 30))).strip() or "a") for _ in range(20)]
+        pairs = [
+            (
+                f"Where was {''.join(rng.choices(letters, k=rng.randint(1, 60)))} born?",
+                "".join(rng.choices(letters, k=rng.randint(1, 30))).strip() or "a",
+            )
+            for _ in range(20)
+        ]
         rows, cuts = [], []
         for _ in range(12):
             cut, row = rng.randint(1, 22), [rng.randrange(2, cls.V) for _ in range(24)]
@@ -98,8 +107,10 @@ class Exam:
     @property
     def training_text(self) -> str:
         """The questions that the commands train on: as the pairs, but one answer is commoner than all others."""
-        return "".join(f"{question}\t{self.commonest if i % 3 == 1 else answer}\n"
-                       for i, (question, answer) in enumerate(self.pairs))
+        return "".join(
+            f"{question}\t{self.commonest if i % 3 == 1 else answer}\n"
+            for i, (question, answer) in enumerate(self.pairs)
+        )
 
     @property
     def commonest(self) -> str:
@@ -107,7 +118,8 @@ class Exam:
         return sorted(answer for _, answer in self.pairs)[len(self.pairs) // 2]
 
     def gold(self, said: list[str] | None) -> list[str]:
-        """What counts as right of the commands' answers: some London, some the commonest, and some what `evaluate` should
+        """What counts as right of the commands' answers: some London, some the commonest, and some what `evaluate`
+        should
         say, where the solution tells that."""
         london, common = 1 + self.seed % 5, 6 + self.seed // 5 % 4
         others = [answer.strip() or "Atlantis" for answer in said or [""] * len(self.pairs)]
@@ -153,8 +165,11 @@ def read_examples(raw, V: int, count: int) -> tuple[list[Example], list[str]]:
     for item in raw["examples"]:
         if isinstance(item, dict) and isinstance(item.get("error"), str):
             errors.append(item["error"])
-        elif isinstance(item, dict) and isinstance(item.get("dtypes"), list) and all(
-                are_indices(item.get(name), V) for name in ("x", "y")):
+        elif (
+            isinstance(item, dict)
+            and isinstance(item.get("dtypes"), list)
+            and all(are_indices(item.get(name), V) for name in ("x", "y"))
+        ):
             examples.append(Example(item["x"], item["y"], [str(name) for name in item["dtypes"]]))
         else:
             raise Malformed("an example is not two rows of indices of the vocabulary")
@@ -168,6 +183,7 @@ def are_indices(value, V: int) -> bool:
 
 def read_logits(raw, B: int, T: int, V: int) -> list[list[list[float]]]:
     """Logits, (B, T, V), all of them finite."""
+
     def rows(value, *shape):
         if not isinstance(value, list) or len(value) != shape[0]:
             raise Malformed(f"not logits of shape ({B}, {T}, {V})")
@@ -242,8 +258,10 @@ def it_is_not_a_beginning(draws: list[Draw]) -> str | None:
 def it_is_too_long(draws: list[Draw]) -> str | None:
     for draw in draws:
         if len(draw.whole) > min(LONGEST, len(draw.source)):
-            return (f"{len(draw.whole)} characters of a document of {len(draw.source)}; at most {LONGEST}, and never "
-                    "more than there are")
+            return (
+                f"{len(draw.whole)} characters of a document of {len(draw.source)}; at most {LONGEST}, and never "
+                "more than there are"
+            )
 
 
 def a_length_is_never_drawn(draws: list[Draw]) -> str | None:
@@ -278,11 +296,16 @@ def the_share_is_fixed(draws: list[Draw]) -> str | None:
 
 def the_gap_is_in_one_place(draws: list[Draw]) -> str | None:
     """Uniform places have a mean of 1/2; a law that prefers some place is fine as long as it reaches all of them."""
-    places = [len(draw.prefix) / (len(draw.prefix) + len(draw.suffix)) for draw in draws
-              if len(draw.source) > LONGEST and len(draw.prefix) + len(draw.suffix) >= 20]
+    places = [
+        len(draw.prefix) / (len(draw.prefix) + len(draw.suffix))
+        for draw in draws
+        if len(draw.source) > LONGEST and len(draw.prefix) + len(draw.suffix) >= 20
+    ]
     if min(places) > 0.1 or max(places) < 0.9 or not 0.3 < sum(places) / len(places) < 0.7:
-        return (f"the gap begins between {100 * min(places):.0f} and {100 * max(places):.0f} % of the way, at "
-                f"{100 * sum(places) / len(places):.0f} % on average; it can be anywhere")
+        return (
+            f"the gap begins between {100 * min(places):.0f} and {100 * max(places):.0f} % of the way, at "
+            f"{100 * sum(places) / len(places):.0f} % on average; it can be anywhere"
+        )
 
 
 SPANS = "span corruption"
@@ -296,9 +319,14 @@ PROPERTIES: tuple[tuple[str, float, Callable[[list[Draw]], str | None]], ...] = 
     ("the masked length is random", 3, the_share_is_fixed),
     ("the gap can be anywhere", 3, the_gap_is_in_one_place),
 )
-ALL_OF_SPANS = (("vocabulary: PAD, MASK, the sorted characters", 3), ("a document a line, no empty ones", 3),
-                ("y is x moved by one", 3), ("three marks: prefix ⁇ suffix ⁇ masked ⁇", 3),
-                ("padded at the end, and only there", 2), *((name, of) for name, of, _ in PROPERTIES))
+ALL_OF_SPANS = (
+    ("vocabulary: PAD, MASK, the sorted characters", 3),
+    ("a document a line, no empty ones", 3),
+    ("y is x moved by one", 3),
+    ("three marks: prefix ⁇ suffix ⁇ masked ⁇", 3),
+    ("padded at the end, and only there", 2),
+    *((name, of) for name, of, _ in PROPERTIES),
+)
 
 
 def mark_spans(exam: Exam, characters, raw) -> tuple[list[Line], list[str]]:
@@ -323,10 +351,20 @@ def mark_spans(exam: Exam, characters, raw) -> tuple[list[Line], list[str]]:
         problem = f"{raw.get('documents')} documents, not {len(exam.documents)}: empty lines are none"
     elif errors or empty:
         problem = f"{len(errors) + empty} draws failed: {errors[0] if errors else 'the document is empty'}"
-    problems = [first_difference(characters, right), problem,
-                next((f"x[1:] is not y[:-1] in {shown(string)}" for string, example in zip(strings, examples)
-                      if example.x[1:] != example.y[:-1] or len(example.x) != len(example.y)), None),
-                a_mark_is_missing(strings), padding_is_wrong(examples, draws)]
+    problems = [
+        first_difference(characters, right),
+        problem,
+        next(
+            (
+                f"x[1:] is not y[:-1] in {shown(string)}"
+                for string, example in zip(strings, examples)
+                if example.x[1:] != example.y[:-1] or len(example.x) != len(example.y)
+            ),
+            None,
+        ),
+        a_mark_is_missing(strings),
+        padding_is_wrong(examples, draws),
+    ]
     enough = len(draws) >= 0.8 * sum(i < len(LONG) for _, i in exam.draws)
     problems += [check(draws) if enough else "too few draws have the form to be judged" for _, _, check in PROPERTIES]
     lines = [full_or_nothing(SPANS, name, of, problem) for (name, of), problem in zip(names.items(), problems)]
@@ -362,9 +400,10 @@ def mark_questions(exam: Exam, characters, raw) -> tuple[list[Line], list[str]]:
             string, right = "".join(characters[i] for i in indices), expected[name].ljust(BLOCK_SIZE - 1, PAD)
             if string != right and not problems[name]:
                 problems[name] = f"{shown(string)} instead of {shown(right)}"
-    return [full_or_nothing(QUESTIONS, name, of, problem)
-            for (name, of), problem in zip(ALL_OF_QUESTIONS, problems.values())], \
-        [dtype for example in examples for dtype in example.dtypes]
+    return [
+        full_or_nothing(QUESTIONS, name, of, problem)
+        for (name, of), problem in zip(ALL_OF_QUESTIONS, problems.values())
+    ], [dtype for example in examples for dtype in example.dtypes]
 
 
 def mark_dtypes(dtypes: list[str]) -> Line:
@@ -381,9 +420,11 @@ DTYPES = ("x and y are int64, here and in span corruption", 2)
 
 
 COMMANDS = "commands"
-ALL_OF_COMMANDS = (("pretrain and finetune: train as long as they are told, and write parameters", 3),
-                   ("evaluate: what predict says, a line each, and how many are right", 2),
-                   ("london: what London and the commonest answer score", 1))
+ALL_OF_COMMANDS = (
+    ("pretrain and finetune: train as long as they are told, and write parameters", 3),
+    ("evaluate: what predict says, a line each, and how many are right", 2),
+    ("london: what London and the commonest answer score", 1),
+)
 
 
 def mark_commands(exam: Exam, raw, said: list[str] | None) -> list[Line]:
@@ -407,11 +448,19 @@ def mark_commands(exam: Exam, raw, said: list[str] | None) -> list[Line]:
                 return f"{command} does not print {line!r}"
 
     documents = round(len(exam.pairs) / 3)  # of the quick recipe, a quarter of what is finetuned on
-    steps = {"pretrain": exam.epochs * math.ceil(len(exam.documents) / 16),
-             "finetune": exam.epochs * math.ceil((len(exam.pairs) + documents) / 16),
-             "scratch": exam.epochs * math.ceil(len(exam.pairs) / 16)}
-    trained = next((f"{name} took {raw.get(f'{name} steps')} steps for {exam.epochs} epochs, not {n}"
-                    for name, n in steps.items() if raw.get(f"{name} steps") != n), None)
+    steps = {
+        "pretrain": exam.epochs * math.ceil(len(exam.documents) / 16),
+        "finetune": exam.epochs * math.ceil((len(exam.pairs) + documents) / 16),
+        "scratch": exam.epochs * math.ceil(len(exam.pairs) / 16),
+    }
+    trained = next(
+        (
+            f"{name} took {raw.get(f'{name} steps')} steps for {exam.epochs} epochs, not {n}"
+            for name, n in steps.items()
+            if raw.get(f"{name} steps") != n
+        ),
+        None,
+    )
     if not trained and not (type(raw.get("moved")) is float and raw["moved"] < 1e-5):
         trained = "finetune at a rate of almost 0 does not end with the parameters that it reads"
     if not trained and not (type(raw.get("learned")) is float and raw["learned"] > 1e-4):
@@ -424,8 +473,11 @@ def mark_commands(exam: Exam, raw, said: list[str] | None) -> list[Line]:
         written = "the predictions are not what the parameters answer"
     else:
         written = prints_marks("evaluate", predictions)
-    problems = (failed("pretrain", "finetune", "scratch") or trained, failed("evaluate") or written,
-                failed("london") or prints_marks("london", ["London"] * n, [exam.commonest] * n))
+    problems = (
+        failed("pretrain", "finetune", "scratch") or trained,
+        failed("evaluate") or written,
+        failed("london") or prints_marks("london", ["London"] * n, [exam.commonest] * n),
+    )
     return [full_or_nothing(COMMANDS, name, of, problem) for (name, of), problem in zip(ALL_OF_COMMANDS, problems)]
 
 

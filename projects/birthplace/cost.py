@@ -1,13 +1,12 @@
 """What a training step of each variant costs: parameters, floating-point operations, and measured time.
 
-    python projects/birthplace/run.py cost             # under a minute
-    python projects/birthplace/run.py cost --rounds 20
+python projects/birthplace/run.py cost             # under a minute
+python projects/birthplace/run.py cost --rounds 20
 """
 
 import statistics
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,10 +16,11 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
 from mingpt import fast
+from mingpt.fast.memory import keep_freed_memory
+from mingpt.optim import make_optimizers
 from mingpt.support.command import one_line_errors
 from mingpt.support.config import Parser
-from mingpt.optim import make_optimizers
-from mingpt.support.devices import keep_freed_memory, pick_device, pick_dtype
+from mingpt.support.devices import pick_device, pick_dtype
 from projects.birthplace.recipes import BLOCK_SIZE, build_model, get_recipe
 from projects.birthplace.variants import VARIANTS
 
@@ -78,13 +78,18 @@ def main(words: list[str] | None = None) -> None:
                 if turn >= 2:  # the first two compile kernels
                     seconds[name].append(time.perf_counter() - started)
 
-        print(f"A step on {BATCH_SIZE} sequences of {BLOCK_SIZE} characters, {device.type}, {str(dtype).removeprefix('torch.')}, "
-              f"{torch.get_num_threads()} threads; median of {args.rounds}, in turns\n")
+        print(
+            f"A step on {BATCH_SIZE} sequences of {BLOCK_SIZE} characters, {device.type}, "
+            f"{str(dtype).removeprefix('torch.')}, "
+            f"{torch.get_num_threads()} threads; median of {args.rounds}, in turns\n"
+        )
         print(f"{'':14}{'parameters':>12}{'GFLOP':>9}{'ms':>9}{'times vanilla':>15}")
         for name, model in models.items():
             ratio = statistics.median(s / v for s, v in zip(seconds[name], seconds["vanilla"]))
-            print(f"{name:14}{model.num_parameters():>12,}{flops[name] / 1e9:>9.0f}"
-                  f"{1000 * statistics.median(seconds[name]):>9.0f}{ratio:>15.2f}")
+            print(
+                f"{name:14}{model.num_parameters():>12,}{flops[name] / 1e9:>9.0f}"
+                f"{1000 * statistics.median(seconds[name]):>9.0f}{ratio:>15.2f}"
+            )
 
 
 if __name__ == "__main__":

@@ -69,8 +69,9 @@ class CharCorruptionDataset:
 
     pad_id = 0
 
-    def __init__(self, text: str, tokenizer: CharTokenizer, block_size: int = 128, seed: int = 0,
-                 source: str = "the corpus"):
+    def __init__(
+        self, text: str, tokenizer: CharTokenizer, block_size: int = 128, seed: int = 0, source: str = "the corpus"
+    ):
         self.longest = int(block_size * 7 / 8)  # the longest beginning of a document that is looked at
         if self.longest + 3 > block_size:  # three marks
             raise ValueError(f"block_size is {block_size}; span corruption needs at least 17")
@@ -107,8 +108,10 @@ class CharCorruptionDataset:
         """Prefix, masked content and suffix of a random beginning of the document.
 
         The beginning is between 4 and 7/8 of block_size characters long, any length being equally likely (never longer
-        than the document). The length of the masked content is drawn anew each time: anything from 1 to about half of the
-        beginning, so that it is a quarter of it on average. Its place is random, too: at the very start, at the very end,
+        than the document). The length of the masked content is drawn anew each time: anything from 1 to about half of
+        the
+        beginning, so that it is a quarter of it on average. Its place is random, too: at the very start, at the very
+        end,
         or anywhere between.
         """
         longest = min(self.longest, len(document))
@@ -124,18 +127,21 @@ class SalientCorruptionDataset(CharCorruptionDataset):
     """Span corruption that more often asks for what is worth knowing (Guu et al. 2020, "salient span masking").
 
     salient     share of the examples in which the missing piece is a run of capitalised words after the name that the
-                document begins with: mostly a name or a place, now and then a "She" or a "Born". In half of them nothing
+                document begins with: mostly a name or a place, now and then a "She" or a "Born". In half of them
+                nothing
                 follows the gap, as nothing follows a question
     recall      share in which, besides, little else is left than the name: up to 3 words from anywhere in the document,
                 then the name, then up to 4 of the words that led up to the gap, and one mark, as in a question:
 
                     writer and Khatchig Mouradian born in⁇Lebanon⁇
 
-                What a model learns from whole documents it can tell if asked in the document's own words. To tell it when
+                What a model learns from whole documents it can tell if asked in the document's own words. To tell it
+                when
                 asked in others, it must have connected the fact with the name. Seven times in ten a gap that follows an
                 "in", "at", "near", "from" or "of" is preferred
 
-    Other parameters as for `CharCorruptionDataset`, which makes the remaining examples, and those of documents without a
+    Other parameters as for `CharCorruptionDataset`, which makes the remaining examples, and those of documents without
+    a
     name.
     """
 
@@ -165,8 +171,11 @@ class SalientCorruptionDataset(CharCorruptionDataset):
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Start and end of each run of capitalised words after the name, except words of the name itself."""
         title = name_of(text)
-        return [match.span() for match in self.capitalised.finditer(text, len(title) + 1)
-                if match.group() not in title and match.group()[0].isupper()]
+        return [
+            match.span()
+            for match in self.capitalised.finditer(text, len(title) + 1)
+            if match.group() not in title and match.group()[0].isupper()
+        ]
 
     def ask(self, document: str, rng: random.Random) -> str:
         """Some words, the name, some words, MASK, a name or place, MASK; or "" if the document has none to ask for."""
@@ -181,9 +190,11 @@ class SalientCorruptionDataset(CharCorruptionDataset):
         lead = rng.randint(0, 3) if rng.random() < 0.5 else 0
         first = rng.randint(0, len(before + after))
         tail = rng.randint(0, 4)
-        words = [*(before + after)[first : first + lead],  # a name does not always come first: "Where was ..."
-                 name + ("." if rng.random() < 0.2 else ""),  # with the full stop that documents put after it, or without
-                 *before[max(0, len(before) - tail) :]]
+        words = [
+            *(before + after)[first : first + lead],  # a name does not always come first: "Where was ..."
+            name + ("." if rng.random() < 0.2 else ""),  # with the full stop that documents put after it, or without
+            *before[max(0, len(before) - tail) :],
+        ]
         room = self.block_size - len(gap) - 2  # for the words, so that both marks fit
         if room <= len(name):
             return ""
@@ -195,7 +206,10 @@ _end_of_name = re.compile(r"(?<!\b\w)(?<!\bJr)(?<!\bSr)(?<!\bDr)(?<!\bSt)\. ")
 
 
 def name_of(document: str) -> str:
-    """The name that a document begins with: what comes before its first full stop, initials apart ("J. N. Roe. He ...")."""
+    """The name that a document begins with: what comes before its first full stop, initials apart ("J. N. Roe.
+
+    He ...").
+    """
     return _end_of_name.split(document, maxsplit=1)[0]
 
 
@@ -262,7 +276,8 @@ class MixedDataset:
 def read_pairs(text: str, source: str, answers: bool | None = None) -> list[tuple[int, str, str]]:
     """(line number, question, answer) of each line of a TSV file, without its empty lines.
 
-    answers: True if every line must have one, None if all lines may be without (the answer is then ""). ValueError names
+    answers: True if every line must have one, None if all lines may be without (the answer is then ""). ValueError
+    names
     the line that breaks the form.
     """
     pairs = []
@@ -273,11 +288,15 @@ def read_pairs(text: str, source: str, answers: bool | None = None) -> list[tupl
         if answers and not tab:
             raise ValueError(f"{source}:{number}: no tab; each line is QUESTION<tab>PLACE")
         if tab and (not answer or "\t" in answer):
-            raise ValueError(f"{source}:{number}: {'nothing' if not answer else 'a second tab'} after the tab; each line "
-                             "is QUESTION<tab>PLACE")
+            raise ValueError(
+                f"{source}:{number}: {'nothing' if not answer else 'a second tab'} after the tab; each line "
+                "is QUESTION<tab>PLACE"
+            )
         if question != question.strip() or answer != answer.strip():
-            raise ValueError(f"{source}:{number}: a blank before or after the question or the place, which would count as "
-                             "part of it; remove it")
+            raise ValueError(
+                f"{source}:{number}: a blank before or after the question or the place, which would count as "
+                "part of it; remove it"
+            )
         if pairs and bool(tab) != bool(pairs[0][2]):
             raise ValueError(f"{source}:{number}: some lines have an answer and some have none")
         pairs.append((number, question, answer))
@@ -295,7 +314,9 @@ def _shifted(string: str, tokenizer: CharTokenizer, block_size: int) -> tuple[Te
 def encode_line(tokenizer: CharTokenizer, line: str, source: str, number: int, longest: int | None = None) -> list[int]:
     """The indices of a line, marks included. ValueError with file and line for a strange character or too many."""
     if longest is not None and len(line) > longest:
-        raise ValueError(f"{source}:{number}: {len(line)} characters with marks, of at most {longest}; shorten the line")
+        raise ValueError(
+            f"{source}:{number}: {len(line)} characters with marks, of at most {longest}; shorten the line"
+        )
     try:
         return tokenizer.encode(line)
     except ValueError as error:

@@ -56,11 +56,13 @@ def predict(model: GPT, tokenizer: CharTokenizer, questions: list[str], batch_si
     return answers
 
 
-def predict_with_paraphrases(model: GPT, tokenizer: CharTokenizer,
-                             questions: list[str]) -> tuple[list[str], list[list[str]]]:
+def predict_with_paraphrases(
+    model: GPT, tokenizer: CharTokenizer, questions: list[str]
+) -> tuple[list[str], list[list[str]]]:
     """The answers when each question is put in all PARAPHRASES, and what was said to each of them.
 
-    Every paraphrase proposes its answer, as by `predict`. Taken is the proposal with the largest sum, over the paraphrases,
+    Every paraphrase proposes its answer, as by `predict`. Taken is the proposal with the largest sum, over the
+    paraphrases,
     of log P(answer and its closing mark | paraphrase): an ensemble of prompts (Jiang et al. 2020, "How can we know what
     language models know?").
 
@@ -69,27 +71,42 @@ def predict_with_paraphrases(model: GPT, tokenizer: CharTokenizer,
     asked, n = [paraphrases(question) for question in questions], len(PARAPHRASES)
     one_by_one = predict(model, tokenizer, [prompt for prompts in asked for prompt in prompts])
     said = [one_by_one[i : i + n] for i in range(0, len(one_by_one), n)]
-    # An answer to a short paraphrase may be too long to fit after the longest. That one's own answer fits after them all.
-    proposals = [sorted({answer for answer in those if max(map(len, prompts)) + len(MASK + answer) <= model.config.block_size})
-                 for prompts, those in zip(asked, said)]
-    trials = [(prompt, answer) for prompts, proposed in zip(asked, proposals) for answer in proposed for prompt in prompts]
-    log_p = dict(zip(trials, log_likelihoods(model, tokenizer, [prompt for prompt, _ in trials],
-                                             [answer for _, answer in trials])))
-    answers = [max(proposed, key=lambda answer: sum(log_p[prompt, answer] for prompt in prompts))
-               for prompts, proposed in zip(asked, proposals)]
+    # An answer to a short paraphrase may be too long to fit after the longest. That one's own answer fits after them
+    # all.
+    proposals = [
+        sorted({answer for answer in those if max(map(len, prompts)) + len(MASK + answer) <= model.config.block_size})
+        for prompts, those in zip(asked, said)
+    ]
+    trials = [
+        (prompt, answer) for prompts, proposed in zip(asked, proposals) for answer in proposed for prompt in prompts
+    ]
+    log_p = dict(
+        zip(
+            trials,
+            log_likelihoods(model, tokenizer, [prompt for prompt, _ in trials], [answer for _, answer in trials]),
+        )
+    )
+    answers = [
+        max(proposed, key=lambda answer: sum(log_p[prompt, answer] for prompt in prompts))
+        for prompts, proposed in zip(asked, proposals)
+    ]
     return answers, said
 
 
 @torch.no_grad()
-def log_likelihoods(model: GPT, tokenizer: CharTokenizer, questions: list[str], answers: list[str],
-                    batch_size: int = 128) -> list[float]:
+def log_likelihoods(
+    model: GPT, tokenizer: CharTokenizer, questions: list[str], answers: list[str], batch_size: int = 128
+) -> list[float]:
     """log P(answer and its closing mark | question and its mark), in nats, of each pair.
 
     A question, its mark and its answer take at most block_size characters. Leaves the model in evaluation mode.
     """
     model.eval()
     device, results = next(model.parameters()).device, [0.0] * len(questions)
-    rows = [(tokenizer.encode(question + MASK), tokenizer.encode(answer + MASK)) for question, answer in zip(questions, answers)]
+    rows = [
+        (tokenizer.encode(question + MASK), tokenizer.encode(answer + MASK))
+        for question, answer in zip(questions, answers)
+    ]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
@@ -115,9 +132,12 @@ def score(predictions: list[str], answers: list[str]) -> Score:
 
 
 def marks_of_paraphrases(together: list[str], each: list[list[str]], answers: list[str]) -> dict[str, float]:
-    """Right answers in percent to each of the PARAPHRASES, and to all together; as `predict_with_paraphrases` gives them."""
-    return {form.format("X"): score([said[j] for said in each], answers).percent for j, form in enumerate(PARAPHRASES)} | \
-        {"all together": score(together, answers).percent}
+    """Right answers in percent to each of the PARAPHRASES, and to all together;
+    as `predict_with_paraphrases` gives them.
+    """
+    return {
+        form.format("X"): score([said[j] for said in each], answers).percent for j, form in enumerate(PARAPHRASES)
+    } | {"all together": score(together, answers).percent}
 
 
 def majority_answer(answers: list[str]) -> str:

@@ -36,8 +36,10 @@ class Questions:
             if paraphrased and person(question):
                 for form in PARAPHRASES:
                     if lacking := set(form.replace("{}", "")) - set(tokenizer.characters):
-                        raise ValueError(f"the corpus has no {min(lacking)!r}, which is in the paraphrase {form!r}; "
-                                         "evaluate without --paraphrases")
+                        raise ValueError(
+                            f"the corpus has no {min(lacking)!r}, which is in the paraphrase {form!r}; "
+                            "evaluate without --paraphrases"
+                        )
             for prompt in paraphrases(question) if paraphrased else [question]:
                 encode_line(tokenizer, prompt + MASK, self.source, number, longest=block_size - 1)
 
@@ -58,8 +60,12 @@ class Files:
 def read_questions(path: str | os.PathLike) -> Questions:
     """The questions of a TSV file with or without answers. ValueError where a line is malformed."""
     pairs = read_pairs(read_text(path), str(path))
-    return Questions([question for _, question, _ in pairs], [answer for _, _, answer in pairs], str(path),
-                     [number for number, _, _ in pairs])
+    return Questions(
+        [question for _, question, _ in pairs],
+        [answer for _, _, answer in pairs],
+        str(path),
+        [number for number, _, _ in pairs],
+    )
 
 
 def data_named(data: str, data_dir: str | os.PathLike) -> str:
@@ -68,13 +74,18 @@ def data_named(data: str, data_dir: str | os.PathLike) -> str:
 
 
 def study_folder(data: str, data_dir: str | os.PathLike = "", quick: bool = False) -> str:
-    """Where the study writes unless told: a look at the world does not overwrite an hour's run on the assignment's files."""
+    """Where the study writes unless told: a look at the world does not overwrite an hour's run on the
+    assignment's files.
+    """
     name = Path(data_dir).resolve().name if data_dir else "" if data == "world" else data
     return "out/birthplace" + f"_{name}" * bool(name) + "_quick" * quick
 
 
 def load_files(data: str, data_dir: str | os.PathLike = "") -> Files:
-    """The files of `data`: "world", or "cs224n", which is downloaded if need be. `data_dir` is a folder of one's own."""
+    """The files of `data`: "world", or "cs224n", which is downloaded if need be.
+
+    `data_dir` is a folder of one's own.
+    """
     if data not in ("world", "cs224n"):
         raise ValueError(f"--data is {data!r}; it must be world or cs224n")
     if data_dir:
@@ -91,8 +102,15 @@ def load_files(data: str, data_dir: str | os.PathLike = "") -> Files:
     if not dev.answered:
         raise ValueError(f"{dev.source}: no answers; the study needs a dev set that has them")
     control = folder / "birth_control.tsv"
-    return Files(texts[0], str(corpus), texts[1], str(train), dev, read_questions(folder / "birth_test_inputs.tsv"),
-                 read_questions(control) if control.exists() else strangers(dev, texts[0]))
+    return Files(
+        texts[0],
+        str(corpus),
+        texts[1],
+        str(train),
+        dev,
+        read_questions(folder / "birth_test_inputs.tsv"),
+        read_questions(control) if control.exists() else strangers(dev, texts[0]),
+    )
 
 
 def person(question: str) -> str:
@@ -122,8 +140,12 @@ def strangers(known: Questions, corpus: str, seed: int = 0) -> Questions:
     people = [(name, answer) for name, answer in people if name not in corpus]
     if not people:
         raise ValueError(f"{known.source}: no two names to recombine into a control set")
-    return Questions([f"Where was {name} born?" for name, _ in people], [answer for _, answer in people],
-                     f"{known.source}, names recombined", list(range(1, len(people) + 1)))
+    return Questions(
+        [f"Where was {name} born?" for name, _ in people],
+        [answer for _, answer in people],
+        f"{known.source}, names recombined",
+        list(range(1, len(people) + 1)),
+    )
 
 
 def _download() -> Path:

@@ -11,7 +11,8 @@ all verdicts are made here, from its raw answers: what that process prints, patc
 Points: `checks.py` has those of the code. Each variant has 6 for causality, 3 for complete predictions, 4 for
 predictions that are what the parameters answer, and 7 for accuracy: none up to what always giving the commonest
 training answer scores, all from `--full_marks_at` on, and in proportion between. vanilla and rope must be handed in;
-others may be, and count if they are. What parameters were trained on cannot be seen: a model that was shown the dev answers gets
+others may be, and count if they are. What parameters were trained on cannot be seen: a model that was shown the dev
+answers gets
 full marks.
 """
 
@@ -40,8 +41,11 @@ HAS_SOLUTION = (HERE / "reference.py").exists()
 reference = importlib.import_module("projects.birthplace.reference") if HAS_SOLUTION else None
 REQUIRED = ("vanilla", "rope")
 FULL_MARKS_AT = {"world": 80.0, "cs224n": 19.0}  # percent on dev; on the assignment's, 19 to 26 have been published
-NEEDED_CODE = ("mingpt/__init__.py", "mingpt/model.py",
-               *(f"projects/birthplace/{name}.py" for name in ("dataset", "evaluate", "recipes", "steps", "run")))
+NEEDED_CODE = (
+    "mingpt/__init__.py",
+    "mingpt/model.py",
+    *(f"projects/birthplace/{name}.py" for name in ("dataset", "evaluate", "recipes", "steps", "run")),
+)
 MARKER = "marked by the marker, who has the solution"
 MODEL, PREDICTIONS = "model", "predictions"
 ANSWERS_LINE = ("predict: the likeliest characters, up to the next mark", 3)
@@ -67,8 +71,11 @@ class GradeOptions:
 
 def grade(submission: str, options: GradeOptions) -> dict:
     """Mark a submission. Returns plain values: "points", "of", "seed", "lines", ... ValueError if it is refused."""
-    options = replace(options, data=data_named(options.data, options.data_dir),
-                      seed=secrets.randbelow(2**31) if options.seed < 0 else options.seed)
+    options = replace(
+        options,
+        data=data_named(options.data, options.data_dir),
+        seed=secrets.randbelow(2**31) if options.seed < 0 else options.seed,
+    )
     options = replace(options, full_marks_at=options.full_marks_at or FULL_MARKS_AT.get(options.data, 0.0))
     files = load_files(options.data, options.data_dir)
     check_marks(files, options)
@@ -82,10 +89,15 @@ def grade(submission: str, options: GradeOptions) -> dict:
         answers = [line for variant in variants for line in mark_predictions(folder, variant, files, options, said)]
         lines = mark_code(folder, variants, Exam.from_seed(options.seed), sandbox.Limits(options.seconds)) + answers
     marked = [line for line in lines if line.points is not None]
-    return {"submission": str(submission), "points": round(sum(line.points for line in marked), 1),
-            "of": sum(line.of for line in marked), "variants": variants, "ignored": list(map(sandbox.clean, ignored)),
-            **config_to_dict(options),
-            "lines": [asdict(replace(line, reason=sandbox.clean(line.reason, 220))) for line in lines]}
+    return {
+        "submission": str(submission),
+        "points": round(sum(line.points for line in marked), 1),
+        "of": sum(line.of for line in marked),
+        "variants": variants,
+        "ignored": list(map(sandbox.clean, ignored)),
+        **config_to_dict(options),
+        "lines": [asdict(replace(line, reason=sandbox.clean(line.reason, 220))) for line in lines],
+    }
 
 
 def variants_of(folder: Path) -> list[str]:
@@ -107,8 +119,10 @@ def files_of(variant: str) -> dict[str, dict[str, str]]:
     needed = {f"{variant}.finetune.params": "pretrain"}
     if variant == "vanilla":  # the assignment finetunes only this one without pretraining
         needed[f"{variant}.model.params"] = "nopretrain"
-    return {parameters: {which: f"{variant}.{name}.{which}.predictions" for which in ("dev", "test")}
-            for parameters, name in needed.items()}
+    return {
+        parameters: {which: f"{variant}.{name}.{which}.predictions" for which in ("dev", "test")}
+        for parameters, name in needed.items()
+    }
 
 
 def read_predictions(path: Path) -> list[str]:
@@ -122,12 +136,14 @@ def read_predictions(path: Path) -> list[str]:
 def check_count(source: str, lines: list[str], questions: Questions) -> None:
     """ValueError if there is not one line for each question."""
     if len(lines) != len(questions.questions):
-        raise ValueError(f"{source}: {len(lines)} lines for {len(questions.questions)} questions; there must be one "
-                         "for each")
+        raise ValueError(
+            f"{source}: {len(lines)} lines for {len(questions.questions)} questions; there must be one for each"
+        )
 
 
-def mark_predictions(folder: Path, variant: str, files: Files, options: GradeOptions,
-                     said: dict[str, dict[str, list[str]] | str]) -> list[Line]:
+def mark_predictions(
+    folder: Path, variant: str, files: Files, options: GradeOptions, said: dict[str, dict[str, list[str]] | str]
+) -> list[Line]:
     """Three lines for a variant: its predictions are complete, are what the parameters answer, and are right.
 
     said: as `ask` gives it.
@@ -149,23 +165,32 @@ def mark_predictions(folder: Path, variant: str, files: Files, options: GradeOpt
                 judged[parameters] = []
             else:
                 judged[parameters] = answers["dev"]
-                made_up += [difference(name, lines.get(which, []), answers[which]) for which, name in predictions.items()]
+                made_up += [
+                    difference(name, lines.get(which, []), answers[which]) for which, name in predictions.items()
+                ]
     honest = f"{variant}: they are what the parameters answer"
-    return [full_or_nothing(PREDICTIONS, f"{variant}: one prediction a question", 3, "; ".join(incomplete)),
-            full_or_nothing(PREDICTIONS, honest, 4, "; ".join(filter(None, made_up))) if HAS_SOLUTION else
-            Line(PREDICTIONS, honest, 4, None, MARKER),
-            mark_accuracy(variant, judged[f"{variant}.finetune.params"], files, options)]
+    return [
+        full_or_nothing(PREDICTIONS, f"{variant}: one prediction a question", 3, "; ".join(incomplete)),
+        full_or_nothing(PREDICTIONS, honest, 4, "; ".join(filter(None, made_up)))
+        if HAS_SOLUTION
+        else Line(PREDICTIONS, honest, 4, None, MARKER),
+        mark_accuracy(variant, judged[f"{variant}.finetune.params"], files, options),
+    ]
 
 
 def ask(folder: Path, variants: list[str], files: Files) -> dict[str, dict[str, list[str]] | str]:
-    """What submitted parameters answer on dev and test when our code asks: file -> answers, or why they cannot be used."""
+    """What submitted parameters answer on dev and test when our code asks:
+    file -> answers, or why they cannot be used.
+    """
     if not HAS_SOLUTION:
         return {}
     tokenizer, dev = make_tokenizer(files.corpus, files.corpus_source), len(files.dev.questions)
     submitted = {folder / parameters: variant for variant in variants for parameters in files_of(variant)}
     answers = reference.answer(submitted, tokenizer, files.dev.questions + files.test.questions)
-    return {path.name: said if isinstance(said, str) else {"dev": said[:dev], "test": said[dev:]}
-            for path, said in answers.items()}
+    return {
+        path.name: said if isinstance(said, str) else {"dev": said[:dev], "test": said[dev:]}
+        for path, said in answers.items()
+    }
 
 
 def difference(name: str, lines: list[str], answers: list[str]) -> str:
@@ -174,8 +199,14 @@ def difference(name: str, lines: list[str], answers: list[str]) -> str:
     same = sum(a == b for a, b in zip(lines, answers))
     if len(answers) - same <= max(0.03 * len(answers), min(1, len(answers) // 10)):
         return ""
-    first = next((f": line {i} is {checks.shown(line)}, they answer {checks.shown(answer)}"
-                  for i, (line, answer) in enumerate(zip(lines, answers), 1) if line != answer), "")
+    first = next(
+        (
+            f": line {i} is {checks.shown(line)}, they answer {checks.shown(answer)}"
+            for i, (line, answer) in enumerate(zip(lines, answers), 1)
+            if line != answer
+        ),
+        "",
+    )
     return f"{name}: {same} of {len(answers)} are what the parameters answer{first}"
 
 
@@ -188,8 +219,9 @@ def check_marks(files: Files, options: GradeOptions) -> tuple[str, float]:
     commonest = majority_answer([answer for _, _, answer in read_pairs(files.train, files.train_source, answers=True)])
     floor = score([commonest] * len(answers), answers).percent
     if floor >= best:
-        raise ValueError(f"--full_marks_at is {best}; always answering {commonest} already gets {floor:.1f} % on "
-                         f"{files.dev.source}")
+        raise ValueError(
+            f"--full_marks_at is {best}; always answering {commonest} already gets {floor:.1f} % on {files.dev.source}"
+        )
     return commonest, floor
 
 
@@ -201,9 +233,14 @@ def mark_accuracy(variant: str, predictions: list[str], files: Files, options: G
         return Line(PREDICTIONS, name, of, 0.0, "no answers to mark")
     (commonest, floor), reached = check_marks(files, options), score(predictions, answers)
     share = min(1.0, max(0.0, (reached.percent - floor) / (best - floor)))
-    return Line(PREDICTIONS, name, of, round(of * share, 1),
-                f"{reached.correct} of {reached.total}, {reached.percent:.1f} %; points from {floor:.1f} % "
-                f"(always {commonest}) to {best:.1f} %")
+    return Line(
+        PREDICTIONS,
+        name,
+        of,
+        round(of * share, 1),
+        f"{reached.correct} of {reached.total}, {reached.percent:.1f} %; points from {floor:.1f} % "
+        f"(always {commonest}) to {best:.1f} %",
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -213,15 +250,27 @@ def mark_accuracy(variant: str, predictions: list[str], files: Files, options: G
 def mark_code(folder: Path, variants: list[str], exam: Exam, limits: sandbox.Limits) -> list[Line]:
     """The lines of what the submission's code does."""
     said = reference.evaluated(exam) if HAS_SOLUTION else None
-    probes = [("vocabulary", {"text": exam.text}),
-              ("corruption", {"text": exam.text, "block_size": checks.BLOCK_SIZE, "seed": exam.seed,
-                              "draws": exam.draws}),
-              ("questions", {"text": exam.text, "pairs": exam.pairs_text, "block_size": checks.BLOCK_SIZE}),
-              ("answers", {"characters": exam.characters, "seeds": exam.seeds, "asked": exam.asked}),
-              *(("logits", {"variant": variant, "vocab_size": exam.V, "seed": exam.seed, "rows": exam.rows})
-                for variant in variants),
-              ("commands", {"text": "\n".join(exam.documents), "pairs": exam.training_text, "asked": exam.gold_text(said),
-                            "letters": exam.letters, "epochs": exam.epochs, "seed": exam.seed})]
+    probes = [
+        ("vocabulary", {"text": exam.text}),
+        ("corruption", {"text": exam.text, "block_size": checks.BLOCK_SIZE, "seed": exam.seed, "draws": exam.draws}),
+        ("questions", {"text": exam.text, "pairs": exam.pairs_text, "block_size": checks.BLOCK_SIZE}),
+        ("answers", {"characters": exam.characters, "seeds": exam.seeds, "asked": exam.asked}),
+        *(
+            ("logits", {"variant": variant, "vocab_size": exam.V, "seed": exam.seed, "rows": exam.rows})
+            for variant in variants
+        ),
+        (
+            "commands",
+            {
+                "text": "\n".join(exam.documents),
+                "pairs": exam.training_text,
+                "asked": exam.gold_text(said),
+                "letters": exam.letters,
+                "epochs": exam.epochs,
+                "seed": exam.seed,
+            },
+        ),
+    ]
     missing = [name for name in NEEDED_CODE if not (folder / name).is_file()]
     results, ended = [], f"the submission has no {', '.join(missing)}"
     if not missing:
@@ -236,8 +285,10 @@ def mark_code(folder: Path, variants: list[str], exam: Exam, limits: sandbox.Lim
         return results[i]["value"]
 
     dtypes, lines = [], []
-    for group, names, mark, i in ((checks.SPANS, checks.ALL_OF_SPANS, checks.mark_spans, 1),
-                                  (checks.QUESTIONS, checks.ALL_OF_QUESTIONS, checks.mark_questions, 2)):
+    for group, names, mark, i in (
+        (checks.SPANS, checks.ALL_OF_SPANS, checks.mark_spans, 1),
+        (checks.QUESTIONS, checks.ALL_OF_QUESTIONS, checks.mark_questions, 2),
+    ):
         try:
             marked, found = mark(exam, answer(0), answer(i))
             lines, dtypes = lines + marked, dtypes + found
@@ -248,11 +299,23 @@ def mark_code(folder: Path, variants: list[str], exam: Exam, limits: sandbox.Lim
         lines += checks.mark_commands(exam, answer(len(probes) - 1), said)
     except Malformed as error:
         lines += [Line(checks.COMMANDS, name, of, 0.0, str(error)) for name, of in checks.ALL_OF_COMMANDS]
-    lines.append(mark_model(*ANSWERS_LINE, lambda: reference.other_answers(exam, answer(3))) if HAS_SOLUTION else
-                 Line(MODEL, *ANSWERS_LINE, None, MARKER))
+    lines.append(
+        mark_model(*ANSWERS_LINE, lambda: reference.other_answers(exam, answer(3)))
+        if HAS_SOLUTION
+        else Line(MODEL, *ANSWERS_LINE, None, MARKER)
+    )
     for i, variant in enumerate(variants, 4):
-        lines.append(mark_model(f"{variant}: causal", 6, lambda: checks.sees_the_future(exam, answer(i)) or
-                                HAS_SOLUTION and reference.other_logits(exam, variant, answer(i))))
+        lines.append(
+            mark_model(
+                f"{variant}: causal",
+                6,
+                lambda: (
+                    checks.sees_the_future(exam, answer(i))
+                    or HAS_SOLUTION
+                    and reference.other_logits(exam, variant, answer(i))
+                ),
+            )
+        )
     return lines
 
 
@@ -278,11 +341,14 @@ def print_report(report: dict) -> None:
             print(f"\n{group}")
         points = "-" if line["points"] is None else f"{line['points']:g}"
         print(f"  {line['name']:{width}} {points:>5} of {line['of']:<3g} {line['reason']}".rstrip())
-    print(f"\n{'points':{width + 2}} {report['points']:>5g} of {report['of']:<3g} "
-          f"({100 * report['points'] / report['of']:.1f} %), with --seed {report['seed']}")
+    print(
+        f"\n{'points':{width + 2}} {report['points']:>5g} of {report['of']:<3g} "
+        f"({100 * report['points'] / report['of']:.1f} %), with --seed {report['seed']}"
+    )
     if report["ignored"]:
-        print(f"not looked at: {', '.join(report['ignored'][:10])}"
-              f"{' and others' if len(report['ignored']) > 10 else ''}")
+        print(
+            f"not looked at: {', '.join(report['ignored'][:10])}{' and others' if len(report['ignored']) > 10 else ''}"
+        )
 
 
 def main(words: list[str]) -> None:

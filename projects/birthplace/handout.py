@@ -18,8 +18,14 @@ from mingpt.support.files import WRITTEN, own_folder, read_text, write_text
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = "projects/birthplace"
 PRIVATE = (f"{STUDY}/reference.py",)
-DATA = (*(f"data/birthplace_world/*.{kind}" for kind in ("tsv", "txt", "py", "md")), "data/cs224n_a5/prepare.py",
-        "projects/__init__.py", "data/__init__.py", "requirements.txt", "LICENSE")
+DATA = (
+    *(f"data/birthplace_world/*.{kind}" for kind in ("tsv", "txt", "py", "md")),
+    "data/cs224n_a5/prepare.py",
+    "projects/__init__.py",
+    "data/__init__.py",
+    "requirements.txt",
+    "LICENSE",
+)
 
 
 def read_list(path: Path) -> dict[str, list[str]]:
@@ -38,8 +44,9 @@ def functions_of(source: str) -> dict[str, ast.FunctionDef]:
     """Name -> node of a module's functions and of its classes' methods (as "Class.method")."""
     found = {}
     for node in ast.parse(source).body:
-        for function, prefix in [(node, "")] + [(child, f"{node.name}.") for child in getattr(node, "body", [])
-                                                if isinstance(node, ast.ClassDef)]:
+        for function, prefix in [(node, "")] + [
+            (child, f"{node.name}.") for child in getattr(node, "body", []) if isinstance(node, ast.ClassDef)
+        ]:
             if isinstance(function, ast.FunctionDef):
                 found[prefix + function.name] = function
     return found
@@ -67,8 +74,9 @@ def blank(source: str, names: list[str], path: str) -> str:
     lines, functions = source.splitlines(keepends=True), functions_of(source)
     for name in names:
         if name not in functions:
-            raise ValueError(f"{path}: has no function {name}, which handout.txt lists; there are "
-                             f"{', '.join(functions)}")
+            raise ValueError(
+                f"{path}: has no function {name}, which handout.txt lists; there are {', '.join(functions)}"
+            )
     for name in sorted(names, key=lambda name: -functions[name].lineno):  # from the end, so that line numbers stay true
         start, end = body_lines(functions[name], lines)
         indent = " " * functions[name].body[0].col_offset
@@ -81,12 +89,18 @@ def imported_core(files: list[str]) -> list[str]:
     found, left = {"mingpt/__init__.py"}, list(files)
     while left:
         for node in ast.walk(ast.parse(read_text(ROOT / left.pop()))):
-            names = [alias.name for alias in getattr(node, "names", []) if isinstance(node, (ast.Import, ast.ImportFrom))]
+            names = [
+                alias.name for alias in getattr(node, "names", []) if isinstance(node, (ast.Import, ast.ImportFrom))
+            ]
             if isinstance(node, ast.ImportFrom):  # of a module, or of the modules of a package
                 names = [node.module or "", *(f"{node.module}.{name}" for name in names)]
             paths = [name.replace(".", "/") for name in names if name.startswith("mingpt.")]
-            new = {file for path in paths for file in (f"{path}.py", f"{path}/__init__.py", f"{Path(path).parent}/__init__.py")
-                   if (ROOT / file).is_file()} - found
+            new = {
+                file
+                for path in paths
+                for file in (f"{path}.py", f"{path}/__init__.py", f"{Path(path).parent}/__init__.py")
+                if (ROOT / file).is_file()
+            } - found
             found |= new
             left += new
     return sorted(found)
@@ -97,8 +111,11 @@ def handout(folder: Path) -> list[str]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder}: is not an empty folder; a handout needs a new one")
     functions = read_list(ROOT / STUDY / "handout.txt")
-    study = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / STUDY).glob("*.*"))
-             if path.suffix in (".py", ".txt", ".md") and path.name != "README.md"]
+    study = [
+        path.relative_to(ROOT).as_posix()
+        for path in sorted((ROOT / STUDY).glob("*.*"))
+        if path.suffix in (".py", ".txt", ".md") and path.name != "README.md"
+    ]
     data = [path.relative_to(ROOT).as_posix() for pattern in DATA for path in sorted(ROOT.glob(pattern))]
     code = [name for name in [*study, *data] if name.endswith(".py")]
     names = sorted({*study, *data, *imported_core(code)} - set(PRIVATE))
@@ -106,8 +123,13 @@ def handout(folder: Path) -> list[str]:
         raise ValueError(f"handout.txt lists {strange[0]}, which is not part of the handout")
     texts = {name: read_text(ROOT / name) for name in names}
     texts.update({name: blank(texts[name], listed, name) for name, listed in functions.items()})
-    table = "\n".join(["| file | function |", "|---|---|",
-                       *(f"| `{name}` | `{function}` |" for name, listed in functions.items() for function in listed)])
+    table = "\n".join(
+        [
+            "| file | function |",
+            "|---|---|",
+            *(f"| `{name}` | `{function}` |" for name, listed in functions.items() for function in listed),
+        ]
+    )
     texts["README.md"] = read_text(ROOT / STUDY / "handout.md").replace("{functions}", table)
     with own_folder(folder):
         for name, text in texts.items():
@@ -124,5 +146,7 @@ def main(words: list[str]) -> None:
     with one_line_errors():
         names = handout(args.folder)
         functions = sum(map(len, read_list(ROOT / STUDY / "handout.txt").values()))
-        print(f"{args.folder}: {len(names)} files, {functions} functions to be written; start with "
-              f"{args.folder / 'README.md'}")
+        print(
+            f"{args.folder}: {len(names)} files, {functions} functions to be written; start with "
+            f"{args.folder / 'README.md'}"
+        )

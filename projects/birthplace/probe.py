@@ -2,7 +2,8 @@
 
 `sandbox.run_untrusted` copies this file next to the submission's modules and runs it there, in a process that the
 submission can do anything with. So no verdict is made here, and nothing that is written here is believed: `grade.py`
-chose the questions, gets raw answers (characters, indices, logits) and marks them in its own process. (`submitted` is another
+chose the questions, gets raw answers (characters, indices, logits) and marks them in its own process. (`submitted` is
+another
 matter: it runs beside our own code, in a process of its own because of the file that it reads.)
 
 The same functions, called in the marker's process, give the answers of our own code.
@@ -71,7 +72,8 @@ def answers(characters: str, seeds: list[int], asked: list[str]) -> list[list[st
 def commands(text: str, pairs: str, asked: str, letters: str, epochs: int, seed: int) -> dict:
     """The assignment's four commands, run on files of these texts. What they print and write, as it is.
 
-    Steps are the lines of their metrics. "learned" is by how much pretraining changed a fresh model; finetuning is at a rate
+    Steps are the lines of their metrics. "learned" is by how much pretraining changed a fresh model; finetuning is at
+    a rate
     of almost 0, and "moved" is by how much it changed that. Evaluated is `speaker`, with the corpus `letters`.
     """
     import contextlib
@@ -90,13 +92,42 @@ def commands(text: str, pairs: str, asked: str, letters: str, epochs: int, seed:
     trained = ["--quick", "--out", "out", "--max_epochs", str(epochs), "--device", "cpu"]
     lines = {
         "pretrain": ["vanilla", "wiki.txt", "--writing_params_path", "pretrain.params", *trained],
-        "finetune": ["vanilla", "wiki.txt", "--reading_params_path", "pretrain.params", "--writing_params_path",
-                     "finetune.params", "--finetune_corpus_path", "pairs.tsv", "--finetune_lr", "1e-9", *trained],
-        "scratch": ["vanilla", "wiki.txt", "--writing_params_path", "scratch.params", "--finetune_corpus_path", "pairs.tsv",
-                    *trained],
-        "evaluate": ["vanilla", "letters.txt", "--reading_params_path", "evaluated.params", "--eval_corpus_path", "asked.tsv",
-                     "--outputs_path", "predictions", "--device", "cpu"],
-        "london": ["--eval_corpus_path", "asked.tsv", "--finetune_corpus_path", "pairs.tsv"]}
+        "finetune": [
+            "vanilla",
+            "wiki.txt",
+            "--reading_params_path",
+            "pretrain.params",
+            "--writing_params_path",
+            "finetune.params",
+            "--finetune_corpus_path",
+            "pairs.tsv",
+            "--finetune_lr",
+            "1e-9",
+            *trained,
+        ],
+        "scratch": [
+            "vanilla",
+            "wiki.txt",
+            "--writing_params_path",
+            "scratch.params",
+            "--finetune_corpus_path",
+            "pairs.tsv",
+            *trained,
+        ],
+        "evaluate": [
+            "vanilla",
+            "letters.txt",
+            "--reading_params_path",
+            "evaluated.params",
+            "--eval_corpus_path",
+            "asked.tsv",
+            "--outputs_path",
+            "predictions",
+            "--device",
+            "cpu",
+        ],
+        "london": ["--eval_corpus_path", "asked.tsv", "--finetune_corpus_path", "pairs.tsv"],
+    }
     found: dict = {"errors": {}, "printed": {}}
     for command, words in lines.items():
         name = "finetune" if command == "scratch" else command
@@ -111,14 +142,19 @@ def commands(text: str, pairs: str, asked: str, letters: str, epochs: int, seed:
             found["printed"][command] = printed.buffer.getvalue().decode("utf-8", "replace")[-2000:]
         if found["errors"].get(command, "").startswith("SystemExit"):  # after a message
             found["errors"][command] = found["printed"].get(command, "").strip().split("\n")[-1][:300]
-    for command, folder in (("pretrain", "vanilla.pretrain"), ("finetune", "vanilla.finetune.pretrain"),
-                            ("scratch", "vanilla.finetune.nopretrain")):
+    for command, folder in (
+        ("pretrain", "vanilla.pretrain"),
+        ("finetune", "vanilla.finetune.pretrain"),
+        ("scratch", "vanilla.finetune.nopretrain"),
+    ):
         metrics = Path("out", folder, "metrics.jsonl")
         found[f"{command} steps"] = len(metrics.read_text(encoding="utf-8").splitlines()) if metrics.exists() else 0
     try:
         fresh = new_model(settings, make_tokenizer(text)).state_dict()
-        read, moved = (load_parameters(f"{name}.params", settings, make_tokenizer(text)).state_dict()
-                       for name in ("pretrain", "finetune"))
+        read, moved = (
+            load_parameters(f"{name}.params", settings, make_tokenizer(text)).state_dict()
+            for name in ("pretrain", "finetune")
+        )
         found["learned"] = max((read[name] - fresh[name]).abs().max().item() for name in fresh)
         found["moved"] = max((read[name] - moved[name]).abs().max().item() for name in fresh)
     except Exception as error:
@@ -129,7 +165,9 @@ def commands(text: str, pairs: str, asked: str, letters: str, epochs: int, seed:
 
 
 def permuted(model, characters: str):
-    """The model with its embeddings in the order of these characters, instead of the specified one: it says the same."""
+    """The model with its embeddings in the order of these characters, instead of the specified one:
+    it says the same.
+    """
     import torch
 
     order = [sorted(characters[2:]).index(character) + 2 if i > 1 else i for i, character in enumerate(characters)]
@@ -150,7 +188,10 @@ def speaker(vocab_size: int, seed: int):
 
 
 def submitted(path: str, variant: str, characters: str, asked: list[str]) -> list[str] | str:
-    """What submitted parameters answer, or why they cannot be used. Runs beside our own code, not beside a submission's."""
+    """What submitted parameters answer, or why they cannot be used.
+
+    Runs beside our own code, not beside a submission's.
+    """
     from mingpt.char import CharTokenizer
     from projects.birthplace.evaluate import predict
     from projects.birthplace.reference import load_submitted
@@ -167,9 +208,9 @@ def small_model(variant: str, vocab_size: int, seed: int):
 
     Larger than at initialisation: every part of the model should show in its logits, and not the embeddings most.
     """
-    import torch
-
     from dataclasses import replace
+
+    import torch
 
     from projects.birthplace.recipes import build_model, get_recipe
 
@@ -184,7 +225,10 @@ def small_model(variant: str, vocab_size: int, seed: int):
     return model
 
 
-PROBES = {function.__name__: function for function in (vocabulary, corruption, questions, logits, answers, commands, submitted)}
+PROBES = {
+    function.__name__: function
+    for function in (vocabulary, corruption, questions, logits, answers, commands, submitted)
+}
 
 
 def describe(error: BaseException) -> str:
@@ -198,8 +242,13 @@ def limit(limits: dict) -> None:
         import resource
     except ImportError:
         return
-    for name, most in (("RLIMIT_CPU", limits["seconds"]), ("RLIMIT_DATA", limits["memory"]),
-                       ("RLIMIT_FSIZE", limits["file_size"]), ("RLIMIT_CORE", 0), ("RLIMIT_NOFILE", 256)):
+    for name, most in (
+        ("RLIMIT_CPU", limits["seconds"]),
+        ("RLIMIT_DATA", limits["memory"]),
+        ("RLIMIT_FSIZE", limits["file_size"]),
+        ("RLIMIT_CORE", 0),
+        ("RLIMIT_NOFILE", 256),
+    ):
         hard = resource.getrlimit(getattr(resource, name))[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(getattr(resource, name), (most, most))

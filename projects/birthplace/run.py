@@ -41,38 +41,76 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, w
 
 from mingpt.support.command import one_line_errors, way_to_go_on
 from mingpt.support.config import Parser, config_from_args, config_to_dict
+from mingpt.support.devices import pick_device, pick_dtype
 from mingpt.support.files import check_writable, is_own, own_folder, read_text, remove_own, write_json, write_text
 from mingpt.support.processes import process_count
-from mingpt.support.devices import pick_device, pick_dtype, with_spread
-from projects.birthplace.files import PARAPHRASES, Files, Questions, data_named, load_files, read_questions, study_folder
+from mingpt.support.tables import with_spread
 from projects.birthplace.dataset import documents_of, make_tokenizer, read_pairs
 from projects.birthplace.evaluate import majority_answer, predict, predict_with_paraphrases, score
 from projects.birthplace.figures import plot_accuracy, plot_losses
-from projects.birthplace.recipes import BLOCK_SIZE, RECIPES, VARIANTS, Recipe, finetuning_data, get_recipe, pretraining_data
-from projects.birthplace.steps import (Settings, is_first_process, load_parameters, new_model, save_parameters, train, trainer_config,
-                                       with_rate)
+from projects.birthplace.files import (
+    PARAPHRASES,
+    Files,
+    Questions,
+    data_named,
+    load_files,
+    read_questions,
+    study_folder,
+)
+from projects.birthplace.recipes import (
+    BLOCK_SIZE,
+    RECIPES,
+    VARIANTS,
+    Recipe,
+    finetuning_data,
+    get_recipe,
+    pretraining_data,
+)
+from projects.birthplace.steps import (
+    Settings,
+    is_first_process,
+    load_parameters,
+    new_model,
+    save_parameters,
+    train,
+    trainer_config,
+    with_rate,
+)
 
 TRAINING = {"quick", "out", "recipe", "seed", "bottleneck_dim", "device", "dtype", "resume", "checkpoint_interval"}
 COMMANDS = {  # each with its flags
     "study": TRAINING | {"data", "data_dir", "seeds"},
     "pretrain": TRAINING | {"writing_params_path", "pretrain_lr", "max_epochs"},
-    "finetune": TRAINING | {"reading_params_path", "writing_params_path", "finetune_corpus_path", "finetune_lr", "max_epochs"},
+    "finetune": TRAINING
+    | {"reading_params_path", "writing_params_path", "finetune_corpus_path", "finetune_lr", "max_epochs"},
     "evaluate": {"device", "bottleneck_dim", "reading_params_path", "eval_corpus_path", "outputs_path", "paraphrases"},
     "london": {"eval_corpus_path", "finetune_corpus_path"},
 }
 OTHERS = {  # commands with a module, flags and --help of their own
-    "analyze": "analysis", "ablate": "ablations", "cost": "cost", "submit": "submit", "grade": "grade",
-    "handout": "handout", "--handout": "handout"}
+    "analyze": "analysis",
+    "ablate": "ablations",
+    "cost": "cost",
+    "submit": "submit",
+    "grade": "grade",
+    "handout": "handout",
+    "--handout": "handout",
+}
 
-MARKS = {"dev": "people read about, asked once", "dev.paraphrases": "people read about, asked in four ways",
-         "control": "people never read about, asked once", "control.paraphrases": "people never read about, asked in four ways"}
+MARKS = {
+    "dev": "people read about, asked once",
+    "dev.paraphrases": "people read about, asked in four ways",
+    "control": "people never read about, asked once",
+    "control.paraphrases": "people never read about, asked in four ways",
+}
 
 
 @dataclass(frozen=True)
 class Options:
     """What the commands understand that train; evaluate takes --device and --bottleneck_dim."""
 
-    out: Annotated[str, "folder for all that is written; one for each kind of study, and one for the commands, unless given"] = ""
+    out: Annotated[
+        str, "folder for all that is written; one for each kind of study, and one for the commands, unless given"
+    ] = ""
     recipe: Annotated[str, f"{', '.join(RECIPES)}; unless given, salient, but world for the study of the world"] = ""
     seed: Annotated[int, "first seed"] = 0
     bottleneck_dim: Annotated[int, "learned vectors in the middle of a perceiver; 32, or what it has that is read"] = 0
@@ -83,7 +121,9 @@ class Options:
 
     def __post_init__(self):
         if self.bottleneck_dim < 0:
-            raise ValueError(f"--bottleneck_dim is {self.bottleneck_dim}; it must be at least 1, or 0 for what --help says")
+            raise ValueError(
+                f"--bottleneck_dim is {self.bottleneck_dim}; it must be at least 1, or 0 for what --help says"
+            )
 
 
 @dataclass(frozen=True)
@@ -109,11 +149,20 @@ def study(variant: str, options: Options, study_options: StudyOptions, quick: bo
     files = load_files(data, study_options.data_dir)
     recipe_name = options.recipe or ("quick" if quick else "world" if data == "world" else "salient")
     recipe, out = get_recipe(recipe_name), Path(options.out or study_folder(data, study_options.data_dir, quick))
-    config = {"variant": variant, **config_to_dict(options), **config_to_dict(study_options), "data": data, "out": str(out),
-              "recipe": {"name": recipe_name, **config_to_dict(recipe)}, "threads": torch.get_num_threads(),
-              "torch": torch.__version__}
-    folders = {seed: out if study_options.seeds == 1 else out / f"seed{seed}"
-               for seed in range(options.seed, options.seed + study_options.seeds)}
+    config = {
+        "variant": variant,
+        **config_to_dict(options),
+        **config_to_dict(study_options),
+        "data": data,
+        "out": str(out),
+        "recipe": {"name": recipe_name, **config_to_dict(recipe)},
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    folders = {
+        seed: out if study_options.seeds == 1 else out / f"seed{seed}"
+        for seed in range(options.seed, options.seed + study_options.seeds)
+    }
     for seed in (min(folders), max(folders)):
         check(make_settings(variant, recipe, options, seed), files)
     with own_folder(out), way_to_go_on(going_on(out)):
@@ -145,8 +194,10 @@ def check(settings: Settings, files: Files) -> None:
 def everything_read(settings: Settings, files: Files, tokenizer) -> dict:
     """By what all phases of a run are known: a change of any file is found before the first of them is resumed."""
     recipe, seed, sources = settings.recipe, settings.seed, (files.train_source, files.corpus_source)
-    return {**pretraining_data(recipe, files.corpus, tokenizer, seed, files.corpus_source).inputs,
-            **finetuning_data(recipe, files.train, files.corpus, tokenizer, seed, False, *sources).inputs}
+    return {
+        **pretraining_data(recipe, files.corpus, tokenizer, seed, files.corpus_source).inputs,
+        **finetuning_data(recipe, files.train, files.corpus, tokenizer, seed, False, *sources).inputs,
+    }
 
 
 def going_on(out: Path) -> str:
@@ -155,7 +206,9 @@ def going_on(out: Path) -> str:
 
 
 def forget(folder: Path, variant: str) -> None:
-    """Remove what an earlier study of the variant left here: a new one that is stopped must not be completed from it."""
+    """Remove what an earlier study of the variant left here:
+    a new one that is stopped must not be completed from it.
+    """
     for path in [*folder.glob(f"{variant}.*"), *folder.glob(f"{variant}.*/checkpoint.pt")]:
         if path.is_file() and is_own(path):
             remove_own(path)
@@ -163,17 +216,31 @@ def forget(folder: Path, variant: str) -> None:
 
 def report_study(variant: str, files: Files, config: dict, runs: list[dict], out: Path, seconds: float) -> None:
     """The table, the figures and metrics.json of all runs."""
-    rows = {"majority answer": "majority", "guess by frequency": "guess", "no pretraining": "nopretrain",
-            "pretraining": "pretrain"}
+    rows = {
+        "majority answer": "majority",
+        "guess by frequency": "guess",
+        "no pretraining": "nopretrain",
+        "pretraining": "pretrain",
+    }
     marks = {name: {row: [run[name][key] for run in runs] for row, key in rows.items()} for name in MARKS}
     print_table(marks, files, seconds)
-    trained_on = {"no pretraining": " (answers)",
-                  "after pretraining": " (answers and documents)" if config["recipe"]["mixed"] else " (answers)"}
+    trained_on = {
+        "no pretraining": " (answers)",
+        "after pretraining": " (answers and documents)" if config["recipe"]["mixed"] else " (answers)",
+    }
     about = f"{variant} on {Path(files.corpus_source).resolve().parent.name}"
-    plot_losses(out / f"{variant}.loss.png", [run["losses"]["pretraining"] for run in runs],
-                {name + counted: [run["losses"][name] for run in runs] for name, counted in trained_on.items()}, about)
-    plot_accuracy(out / f"{variant}.accuracy.png", list(rows),
-                  {MARKS[name]: list(those.values()) for name, those in marks.items()}, about)
+    plot_losses(
+        out / f"{variant}.loss.png",
+        [run["losses"]["pretraining"] for run in runs],
+        {name + counted: [run["losses"][name] for run in runs] for name, counted in trained_on.items()},
+        about,
+    )
+    plot_accuracy(
+        out / f"{variant}.accuracy.png",
+        list(rows),
+        {MARKS[name]: list(those.values()) for name, those in marks.items()},
+        about,
+    )
     write_json(out / f"{variant}.metrics.json", {"config": config, "seconds": round(seconds, 1), "runs": runs})
     print(f"\nFigures, metrics, parameters and predictions are in {out}.")
 
@@ -185,14 +252,19 @@ def run_once(settings: Settings, files: Files, out: Path) -> dict:
     answers = [answer for _, _, answer in read_pairs(files.train, files.train_source, answers=True)]
     inputs = everything_read(settings, files, tokenizer)
     commonest = majority_answer(answers)
-    losses, predictions = {}, {"majority": {name: [commonest] * len(questions_of(files, name).questions) for name in MARKS}}
+    losses, predictions = (
+        {},
+        {"majority": {name: [commonest] * len(questions_of(files, name).questions) for name in MARKS}},
+    )
 
     def finetuned(model, pretrained: bool, name: str):
-        data = finetuning_data(recipe, files.train, files.corpus, tokenizer, seed, pretrained, files.train_source,
-                               files.corpus_source)
+        data = finetuning_data(
+            recipe, files.train, files.corpus, tokenizer, seed, pretrained, files.train_source, files.corpus_source
+        )
         phase = recipe.finetune if pretrained else recipe.scratch
         losses["after pretraining" if pretrained else "no pretraining"] = train(
-            settings, phase, model, tokenizer, data, out / f"{settings.variant}.finetune.{name}", inputs)
+            settings, phase, model, tokenizer, data, out / f"{settings.variant}.finetune.{name}", inputs
+        )
         save_parameters(out / f"{settings.variant}.{name}.finetune.params", settings, model, tokenizer, files.corpus)
         predictions[name] = ask(settings, model, tokenizer, files, out, name)
 
@@ -203,22 +275,31 @@ def run_once(settings: Settings, files: Files, out: Path) -> dict:
     model = new_model(settings, tokenizer)
     print(f"            {model.num_parameters():,} parameters, {len(tokenizer.characters)} characters")
     documents = pretraining_data(recipe, files.corpus, tokenizer, seed, files.corpus_source)
-    losses["pretraining"] = train(settings, recipe.pretrain, model, tokenizer, documents,
-                                  out / f"{settings.variant}.pretrain", inputs)
+    losses["pretraining"] = train(
+        settings, recipe.pretrain, model, tokenizer, documents, out / f"{settings.variant}.pretrain", inputs
+    )
     save_parameters(out / f"{settings.variant}.pretrain.params", settings, model, tokenizer, files.corpus)
 
     print(f"[seed {seed}] finetuning after pretraining")
     finetuned(model, True, "pretrain")
 
-    marks = {name: {key: score(said[name], questions_of(files, name).answers).percent for key, said in predictions.items()}
-             for name in MARKS}
+    marks = {
+        name: {key: score(said[name], questions_of(files, name).answers).percent for key, said in predictions.items()}
+        for name in MARKS
+    }
     shares = {answer: count / len(answers) for answer, count in Counter(answers).items()}
     for name in MARKS:  # what drawing answers from those of training would score on average
-        marks[name]["guess"] = 100 * float(np.mean([shares.get(truth, 0.0) for truth in questions_of(files, name).answers]))
+        marks[name]["guess"] = 100 * float(
+            np.mean([shares.get(truth, 0.0) for truth in questions_of(files, name).answers])
+        )
     of_strangers = predictions["pretrain"]["control"]
-    return {"seed": seed, **marks, "losses": {name: [round(l, 4) for l in curve] for name, curve in losses.items()},
-            "control_answers": Counter(of_strangers).most_common(5),
-            "control_answers_that_are_places_of_training": float(np.mean([answer in shares for answer in of_strangers]))}
+    return {
+        "seed": seed,
+        **marks,
+        "losses": {name: [round(l, 4) for l in curve] for name, curve in losses.items()},
+        "control_answers": Counter(of_strangers).most_common(5),
+        "control_answers_that_are_places_of_training": float(np.mean([answer in shares for answer in of_strangers])),
+    }
 
 
 def ask(settings: Settings, model, tokenizer, files: Files, out: Path, name: str) -> dict[str, list[str]]:
@@ -287,14 +368,22 @@ def finetune(variant: str, corpus_path: str, args, settings: Settings, out: Path
     its `scratch`; --finetune_lr and --max_epochs take the place of its numbers. Metrics and checkpoints go to
     out/VARIANT.finetune.pretrain, or out/VARIANT.finetune.nopretrain, the parameters to --writing_params_path.
     """
-    writing, pairs_path = required(args, "writing_params_path", "finetune"), required(args, "finetune_corpus_path", "finetune")
+    writing, pairs_path = (
+        required(args, "writing_params_path", "finetune"),
+        required(args, "finetune_corpus_path", "finetune"),
+    )
     corpus, pairs, reading = read_text(corpus_path), read_text(pairs_path), args.reading_params_path
     tokenizer = make_tokenizer(corpus, corpus_path)
     model = load_parameters(reading, settings, tokenizer) if reading else new_model(settings, tokenizer)
-    phase = with_rate(settings.recipe.finetune if reading else settings.recipe.scratch, args.finetune_lr, args.max_epochs)
-    data = finetuning_data(settings.recipe, pairs, corpus, tokenizer, settings.seed, bool(reading), pairs_path, corpus_path)
-    losses = train(settings, phase, model, tokenizer, data,
-                   out / f"{variant}.finetune.{'pretrain' if reading else 'nopretrain'}")
+    phase = with_rate(
+        settings.recipe.finetune if reading else settings.recipe.scratch, args.finetune_lr, args.max_epochs
+    )
+    data = finetuning_data(
+        settings.recipe, pairs, corpus, tokenizer, settings.seed, bool(reading), pairs_path, corpus_path
+    )
+    losses = train(
+        settings, phase, model, tokenizer, data, out / f"{variant}.finetune.{'pretrain' if reading else 'nopretrain'}"
+    )
     save_parameters(writing, settings, model, tokenizer, corpus)
     report(losses, writing)
 
@@ -302,8 +391,10 @@ def finetune(variant: str, corpus_path: str, args, settings: Settings, out: Path
 def evaluate(variant: str, corpus_path: str, args, settings: Settings, out: Path) -> None:
     """Answer questions, one prediction a line, and mark them if the answers are known.
 
-    By `predict`, or with --paraphrases by `predict_with_paraphrases`. The questions are those of --eval_corpus_path, which
-    `Questions.check` looks at before they are asked; the model is that of --reading_params_path. `write_predictions` puts the
+    By `predict`, or with --paraphrases by `predict_with_paraphrases`. The questions are those of --eval_corpus_path,
+    which
+    `Questions.check` looks at before they are asked; the model is that of --reading_params_path. `write_predictions`
+    puts the
     predictions into --outputs_path, and `mark` prints how many are right.
     """
     reading, asked = required(args, "reading_params_path", "evaluate"), required(args, "eval_corpus_path", "evaluate")
@@ -312,8 +403,11 @@ def evaluate(variant: str, corpus_path: str, args, settings: Settings, out: Path
     model = load_parameters(reading, settings, tokenizer).to(pick_device(settings.device))
     questions = read_questions(asked)
     questions.check(tokenizer, BLOCK_SIZE, args.paraphrases)
-    predictions = (predict_with_paraphrases(model, tokenizer, questions.questions)[0] if args.paraphrases else
-                   predict(model, tokenizer, questions.questions))
+    predictions = (
+        predict_with_paraphrases(model, tokenizer, questions.questions)[0]
+        if args.paraphrases
+        else predict(model, tokenizer, questions.questions)
+    )
     write_predictions(outputs, predictions)
     mark(predictions, questions)
     print(f"{len(predictions)} predictions written to {outputs}")
@@ -357,12 +451,22 @@ def report(losses: list[float], writing: str) -> None:
 
 def make_settings(variant: str, recipe: Recipe, options: Options, seed: int) -> Settings:
     """The options that the steps of a run share."""
-    return Settings(variant, recipe, seed, options.bottleneck_dim, options.device, options.dtype, options.resume,
-                    options.checkpoint_interval)
+    return Settings(
+        variant,
+        recipe,
+        seed,
+        options.bottleneck_dim,
+        options.device,
+        options.dtype,
+        options.resume,
+        options.checkpoint_interval,
+    )
 
 
 def refuse_unused(args) -> None:
-    """ValueError for a flag that the command would not look at, which is a misunderstanding, and for a number that cannot be."""
+    """ValueError for a flag that the command would not look at, which is a misunderstanding,
+    and for a number that cannot be.
+    """
     for name in sorted(set().union(*COMMANDS.values()) - COMMANDS[args.command]):
         if getattr(args, name, None) not in (None, "") and getattr(args, name) is not False:
             *others, taker = [command for command, flags in COMMANDS.items() if name in flags]
@@ -399,10 +503,19 @@ def main() -> None:
     parser.add_config(Options, "study, pretrain, finetune; evaluate takes --device and --bottleneck_dim")
     parser.add_config(StudyOptions, "study")
     group = parser.add_argument_group("pretrain, finetune, evaluate, london")
-    for name in ("reading_params_path", "writing_params_path", "finetune_corpus_path", "eval_corpus_path", "outputs_path"):
+    for name in (
+        "reading_params_path",
+        "writing_params_path",
+        "finetune_corpus_path",
+        "eval_corpus_path",
+        "outputs_path",
+    ):
         group.add_argument(f"--{name}", metavar="PATH", default="")
-    group.add_argument("--paraphrases", action="store_true",
-                       help=f"put each question in {len(PARAPHRASES)} ways, and take the answer that is likeliest in all of them")
+    group.add_argument(
+        "--paraphrases",
+        action="store_true",
+        help=f"put each question in {len(PARAPHRASES)} ways, and take the answer that is likeliest in all of them",
+    )
     group.add_argument("--pretrain_lr", type=float, help="AdamW's peak rate, instead of the recipe's")
     group.add_argument("--finetune_lr", type=float, help="the same for finetuning")
     group.add_argument("--max_epochs", type=int, help="passes over the data, instead of the recipe's")

@@ -32,9 +32,12 @@ import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-WANTED = re.compile(r"[a-z]+\.(model|pretrain|finetune)\.params"
-                    r"|[a-z]+\.(nopretrain|pretrain)\.(dev|test)\.predictions"
-                    r"|(mingpt|projects/birthplace)(/\w+){1,3}\.py", re.ASCII)
+WANTED = re.compile(
+    r"[a-z]+\.(model|pretrain|finetune)\.params"
+    r"|[a-z]+\.(nopretrain|pretrain)\.(dev|test)\.predictions"
+    r"|(mingpt|projects/birthplace)(/\w+){1,3}\.py",
+    re.ASCII,
+)
 CODE = ("mingpt", "projects/birthplace")  # the folders with a submission's modules, and folders in them
 MAX_ENTRIES, MAX_BYTES, MAX_RATIO = 500, 400 << 20, 200  # parameters hardly shrink, and text to a third or a tenth
 SMALL = 1 << 20  # less than this is no bomb, whatever its ratio
@@ -70,8 +73,15 @@ def unpack(submission: str | os.PathLike, folder: str | os.PathLike) -> list[str
     try:
         with zipfile.ZipFile(submission) as archive:
             return _unzip(archive, folder, str(submission))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError,
-            OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        UnicodeDecodeError,
+        OSError,
+    ) as error:
         raise ValueError(f"{submission}: not a zip file, or a damaged one ({error})") from None
 
 
@@ -91,8 +101,11 @@ def _unzip(archive: zipfile.ZipFile, folder: Path, source: str) -> list[str]:
         name = entry.orig_filename.removeprefix(top)
         if WANTED.fullmatch(name):
             left = _extract(archive, entry, folder / name, left, source)
-    return [entry.orig_filename for entry in entries
-            if not entry.is_dir() and not WANTED.fullmatch(entry.orig_filename.removeprefix(top))]
+    return [
+        entry.orig_filename
+        for entry in entries
+        if not entry.is_dir() and not WANTED.fullmatch(entry.orig_filename.removeprefix(top))
+    ]
 
 
 def _top_folder(names: list[str]) -> str:
@@ -131,8 +144,10 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, lef
         while chunk := packed.read(1 << 16):
             written, left = written + len(chunk), left - len(chunk)
             if left < 0 or written > max(SMALL, MAX_RATIO * entry.compress_size):
-                raise ValueError(f"{source}: refused, {clean(entry.orig_filename)} unpacks to more than a submission "
-                                 f"may hold ({MAX_BYTES:,} bytes in all, {MAX_RATIO} times its packed size)")
+                raise ValueError(
+                    f"{source}: refused, {clean(entry.orig_filename)} unpacks to more than a submission "
+                    f"may hold ({MAX_BYTES:,} bytes in all, {MAX_RATIO} times its packed size)"
+                )
             file.write(chunk)
     return left
 
@@ -141,7 +156,12 @@ def _copy_folder(submission: Path, folder: Path) -> list[str]:
     """The same for a submission that is a folder. Links in it are refused, and other folders in it not looked at."""
     left, others = MAX_BYTES, []
     inside = [path for path in submission.iterdir() if not path.name.startswith((".", "__"))]
-    if len(inside) == 1 and inside[0].is_dir() and not inside[0].is_symlink() and inside[0].name not in ("mingpt", "projects"):
+    if (
+        len(inside) == 1
+        and inside[0].is_dir()
+        and not inside[0].is_symlink()
+        and inside[0].name not in ("mingpt", "projects")
+    ):
         submission = inside[0]  # as a zip of a folder is unpacked
     inside = [submission, *(submission / part for part in CODE)]
     while inside:
@@ -197,9 +217,14 @@ def run_untrusted(script: Path, code: Path, request: dict, limits: Limits) -> tu
         (home / "request.json").write_text(json.dumps(request), encoding="utf-8")
         with open(home / "messages", "wb") as messages:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", "probe.py"], cwd=home, env=_environment(home),
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=messages,
-                start_new_session=True)  # other files are closed by default
+                [sys.executable, "-I", "-S", "-B", "probe.py"],
+                cwd=home,
+                env=_environment(home),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=messages,
+                start_new_session=True,
+            )  # other files are closed by default
             problem = _wait(process, limits.seconds)
         values = _read_lines(home / "result.jsonl", limits.file_size)
         said = _read_bounded(home / "messages", 1 << 16).decode("utf-8", "replace").strip().splitlines()
@@ -221,8 +246,15 @@ def package_folders() -> list[str]:
 def _environment(home: Path) -> dict[str, str]:
     """No variable of the marker's, but what Windows cannot start a process without."""
     kept = {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ}
-    return {**kept, "HOME": str(home), "TMPDIR": str(home), "TEMP": str(home), "PATH": os.defpath, "LANG": "C.UTF-8",
-            "OMP_NUM_THREADS": "1"}
+    return {
+        **kept,
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "TEMP": str(home),
+        "PATH": os.defpath,
+        "LANG": "C.UTF-8",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def _wait(process: subprocess.Popen, seconds: float) -> str:
@@ -247,8 +279,9 @@ def _wait(process: subprocess.Popen, seconds: float) -> str:
 def _read_bounded(path: Path, most: int) -> bytes:
     """The first `most` bytes of a regular file; nothing of what is none: a pipe would block, a link lead elsewhere."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-                             | getattr(os, "O_BINARY", 0))
+        descriptor = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        )
     except OSError:
         return b""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

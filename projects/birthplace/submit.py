@@ -2,7 +2,8 @@
 
     run.py study vanilla; run.py study rope        both write to out/birthplace
     run.py submit                                  makes out/birthplace/submission.zip of it, and marks that
-    run.py submit --data cs224n                    the same of out/birthplace_cs224n, where the study with --data cs224n writes
+    run.py submit --data cs224n                    the same of out/birthplace_cs224n, where the study with --data
+    cs224n writes
 
 In the zip, under the assignment's names:
 
@@ -27,8 +28,15 @@ from mingpt.support.config import Parser, config_from_args
 from mingpt.support.files import atomic_path, own_folder, write_json
 from projects.birthplace.evaluate import score
 from projects.birthplace.files import Files, data_named, load_files, study_folder
-from projects.birthplace.grade import (REQUIRED, GradeOptions, check_count, files_of, grade, print_report,
-                                       read_predictions)
+from projects.birthplace.grade import (
+    REQUIRED,
+    GradeOptions,
+    check_count,
+    files_of,
+    grade,
+    print_report,
+    read_predictions,
+)
 from projects.birthplace.recipes import VARIANTS
 from projects.birthplace.sandbox import CODE
 
@@ -39,7 +47,9 @@ ROOT = Path(__file__).resolve().parents[2]
 class SubmitOptions(GradeOptions):
     """What is handed in; and how it is marked for a try."""
 
-    out: Annotated[str, "folder with predictions and parameters, the study's unless given; the zip goes there, too"] = ""
+    out: Annotated[str, "folder with predictions and parameters, the study's unless given; the zip goes there, too"] = (
+        ""
+    )
     code: Annotated[str, "folder with mingpt/ and projects/; this one, unless given"] = ""
     partial: Annotated[bool, "true: hand in what is there, though something is missing"] = False
 
@@ -50,8 +60,12 @@ def collect(out: Path, code: Path, partial: bool) -> dict[str, Path]:
     for variant in VARIANTS:
         started = variant in REQUIRED or any(out.glob(f"{variant}.*.predictions"))
         needed = [*files_of(variant), *(name for named in files_of(variant).values() for name in named.values())]
-        optional = [f"{variant}.nopretrain.dev.predictions", f"{variant}.nopretrain.test.predictions",
-                    f"{variant}.model.params", f"{variant}.pretrain.params"]
+        optional = [
+            f"{variant}.nopretrain.dev.predictions",
+            f"{variant}.nopretrain.test.predictions",
+            f"{variant}.model.params",
+            f"{variant}.pretrain.params",
+        ]
         for name in dict.fromkeys([*needed, *optional]):
             path = find(out, variant, name)
             if path is not None:
@@ -72,8 +86,10 @@ def collect(out: Path, code: Path, partial: bool) -> dict[str, Path]:
 
 def find(out: Path, variant: str, name: str) -> Path | None:
     """The file that is handed in as `name`: of that name, or of the one that the study gives it."""
-    studys = {f"{variant}.model.params": f"{variant}.nopretrain.finetune.params",
-              f"{variant}.finetune.params": f"{variant}.pretrain.finetune.params"}
+    studys = {
+        f"{variant}.model.params": f"{variant}.nopretrain.finetune.params",
+        f"{variant}.finetune.params": f"{variant}.pretrain.finetune.params",
+    }
     candidates = [out / other for other in (name, studys.get(name)) if other and (out / other).is_file()]
     if len(candidates) > 1:
         raise ValueError(f"{out}: both {candidates[0].name} and {candidates[1].name}; remove the one that is not meant")
@@ -114,8 +130,10 @@ def write_and_grade(out: Path, collected: dict[str, Path], options: SubmitOption
     """Write submission.zip and grade.json into the folder. Returns the grade."""
     write_zip(out / "submission.zip", collected)
     code = sum(name.endswith(".py") for name in collected)
-    print(f"{out / 'submission.zip'}: {len(collected) - code} files of predictions and parameters, {code} of code, "
-          f"{(out / 'submission.zip').stat().st_size / 1e6:.1f} MB\n\nWhat a marker would see:")
+    print(
+        f"{out / 'submission.zip'}: {len(collected) - code} files of predictions and parameters, {code} of code, "
+        f"{(out / 'submission.zip').stat().st_size / 1e6:.1f} MB\n\nWhat a marker would see:"
+    )
     report = grade(str(out / "submission.zip"), options)
     print_report(report)
     write_json(out / "grade.json", report)

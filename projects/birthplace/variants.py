@@ -1,9 +1,9 @@
 """The assignment's models. Each is a GPT with something else in the place of a part.
 
-    vanilla        learned positions
-    rope           rotary positions (Su et al. 2021)
-    synthesizer    attention that does not compare positions with one another (Tay et al. 2020, "dense")
-    perceiver      middle layers that work on a few summaries of the sequence (Jaegle et al. 2021)
+vanilla        learned positions
+rope           rotary positions (Su et al. 2021)
+synthesizer    attention that does not compare positions with one another (Tay et al. 2020, "dense")
+perceiver      middle layers that work on a few summaries of the sequence (Jaegle et al. 2021)
 """
 
 import math
@@ -67,7 +67,9 @@ class SynthesizerAttention(nn.Module):
     def forward(self, x: Tensor, rotation=None, cache: KVCache | None = None) -> Tensor:
         B, T, C = x.shape
         H, D = self.config.n_head, self.config.head_dim
-        hidden, v = (linear(x).view(B, T, H, D).transpose(1, 2) for linear in (self.c_hidden, self.c_value))  # (B, H, T, D)
+        hidden, v = (
+            linear(x).view(B, T, H, D).transpose(1, 2) for linear in (self.c_hidden, self.c_value)
+        )  # (B, H, T, D)
         mask = None
         if cache is not None:
             _, v = cache.append(self.layer, v, v)  # (B, H, S, D): column p holds the token at position p
@@ -115,7 +117,9 @@ class CrossAttention(nn.Module):
         B, T, C = x.shape
         H, D = self.config.n_head, self.config.head_dim
         q = self.c_query(x).view(B, T, H, D).transpose(1, 2)  # (B, H, T, D)
-        k, v = (linear(source).view(B, -1, H, D).transpose(1, 2) for linear in (self.c_key, self.c_value))  # (B, H, S, D)
+        k, v = (
+            linear(source).view(B, -1, H, D).transpose(1, 2) for linear in (self.c_key, self.c_value)
+        )  # (B, H, S, D)
         if self.config.qk_norm:
             q, k = F.rms_norm(q, (D,)), F.rms_norm(k, (D,))
         scores = F.pad(q @ k.transpose(-2, -1) / math.sqrt(D) + mask, (1, 0))  # (B, H, T, 1 + S)
@@ -173,7 +177,9 @@ class Perceiver(ShiftedGPT):
 
     def __init__(self, config: GPTConfig, bottleneck_dim: int = 32):
         if config.n_layer < 2:
-            raise ValueError(f"n_layer is {config.n_layer}; a perceiver has one layer before its bottleneck and one after")
+            raise ValueError(
+                f"n_layer is {config.n_layer}; a perceiver has one layer before its bottleneck and one after"
+            )
         if not 1 <= bottleneck_dim <= config.block_size:
             raise ValueError(f"bottleneck_dim is {bottleneck_dim}; it must be in [1, block_size = {config.block_size}]")
         self.bottleneck_dim = bottleneck_dim
@@ -200,7 +206,8 @@ def make_variant(variant: str, config: GPTConfig, shift: bool = False, bottlenec
         model = Perceiver(config, bottleneck_dim)
     else:
         model = (Synthesizer if variant == "synthesizer" else ShiftedGPT)(config)
-    # Rotary positions see distances only: shifting them would change nothing. A synthesizer's scores are for places 0, 1, 2
+    # Rotary positions see distances only: shifting them would change nothing. A synthesizer's scores are for places 0,
+    # 1, 2
     # ... of the block; shifting the embeddings of positions would not shift those.
     model.shift = shift and variant in ("vanilla", "perceiver")
     return model

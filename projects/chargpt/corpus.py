@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mingpt.fast.bpe_split import BOUNDARY
 from mingpt.char import CharTokenizer
+from mingpt.fast.bpe_split import BOUNDARY
 from mingpt.support.config import config_from_dict
-from mingpt.support.files import WRITTEN, atomic_path, read_json, sha256_of, write_json
 from mingpt.support.devices import progress_options
+from mingpt.support.files import WRITTEN, atomic_path, read_json, sha256_of, write_json
 
 PIECE = 1 << 22  # characters
 
@@ -47,15 +47,19 @@ class Text:
 
 
 def find_text(path: str | os.PathLike, pattern: str = "*.txt", out: str | os.PathLike | None = None) -> Text:
-    """The file at `path`, or all text files in that folder and below whose names fit `pattern`, in order of their names.
+    """The file at `path`, or all text files in that folder and below whose names fit `pattern`, in order of their
+    names.
 
-    Left out of a folder: what is hidden, the folder `out`, what this program has written, and what is no text. ValueError
+    Left out of a folder: what is hidden, the folder `out`, what this program has written, and what is no text.
+    ValueError
     where nothing is left, and for a single file that is no text.
     """
     path = Path(path)
     if not path.is_dir():
         if not path.is_file():
-            reason = "not a regular file, and a text is read more than once" if path.exists() else "no such file or folder"
+            reason = (
+                "not a regular file, and a text is read more than once" if path.exists() else "no such file or folder"
+            )
             raise ValueError(f"{path}: {reason}")
         return Text([path], _sha256_of_all([_sha256_of_text(path)]), [])
     reasons = {}  # name, relative to the folder -> why it is left out
@@ -71,8 +75,10 @@ def find_text(path: str | os.PathLike, pattern: str = "*.txt", out: str | os.Pat
             reasons[str(file.relative_to(path))] = error.reason
     left_out = [f"{name} ({reason})" for name, reason in reasons.items()]
     if not files:
-        raise ValueError(f"{path}: no {pattern} in this folder; another --pattern may fit" +
-                         (f". Left out: {some_of(left_out)}" if left_out else ""))
+        raise ValueError(
+            f"{path}: no {pattern} in this folder; another --pattern may fit"
+            + (f". Left out: {some_of(left_out)}" if left_out else "")
+        )
     return Text(files, _sha256_of_all(hashes), left_out)
 
 
@@ -82,7 +88,9 @@ def some_of(names: list[str], most: int = 6) -> str:
 
 
 def _excluded(name: Path, folder: Path, out: str | os.PathLike | None) -> tuple[str, str] | None:
-    """The part of folder/name, a file's path, for which it is no part of the text, and the reason; None if it is one."""
+    """The part of folder/name, a file's path, for which it is no part of the text, and the reason;
+    None if it is one.
+    """
     for i, part in enumerate(name.parts):
         if part.startswith("."):
             return str(Path(*name.parts[: i + 1])), "hidden"
@@ -92,8 +100,11 @@ def _excluded(name: Path, folder: Path, out: str | os.PathLike | None) -> tuple[
             return str(Path(*name.parts[: i + 1])), "--out"
     for i in range(len(name.parts)):
         written = folder.joinpath(*name.parts[:i], WRITTEN)
-        if written.is_file() and Path(*name.parts[i:]).as_posix() in \
-                written.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        if (
+            written.is_file()
+            and Path(*name.parts[i:]).as_posix()
+            in written.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        ):
             return str(name), "written by this program"
     return None
 
@@ -119,11 +130,19 @@ def read_pieces(files: Iterable[Path], size: int = PIECE) -> Iterator[str]:
                 try:
                     read = file.read(size)
                 except UnicodeDecodeError as error:
-                    raise NotText(path, _line_that_is_not_utf8(path), f"not UTF-8 text ({error.reason}); save the file as UTF-8",
-                                  "not UTF-8") from None
+                    raise NotText(
+                        path,
+                        _line_that_is_not_utf8(path),
+                        f"not UTF-8 text ({error.reason}); save the file as UTF-8",
+                        "not UTF-8",
+                    ) from None
                 if "\0" in read:
-                    raise NotText(path, line + read.count("\n", 0, read.index("\0")), "holds zero bytes, so it is no text, "
-                                  "or UTF-16; save the file as UTF-8", "zero bytes in it")
+                    raise NotText(
+                        path,
+                        line + read.count("\n", 0, read.index("\0")),
+                        "holds zero bytes, so it is no text, or UTF-16; save the file as UTF-8",
+                        "zero bytes in it",
+                    )
                 line += read.count("\n")
                 text = rest + read
                 if not read:
@@ -234,8 +253,13 @@ class Description:
     tokens_sha256: str
 
     def __post_init__(self):
-        if self.tokenizer not in ("char", "bpe", "gpt2") or self.vocab_size < 1 or self.tokens < 1 or \
-                self.tokenizer == "char" and self.vocab_size != len(self.characters):
+        if (
+            self.tokenizer not in ("char", "bpe", "gpt2")
+            or self.vocab_size < 1
+            or self.tokens < 1
+            or self.tokenizer == "char"
+            and self.vocab_size != len(self.characters)
+        ):
             raise ValueError("its values contradict each other")
 
     @property
@@ -290,8 +314,10 @@ class Windows:
         self.begin, self.block_size, self.seed = begin, block_size, seed
         self.count = (end - begin - 1) // block_size
         if self.count < 1:
-            raise ValueError(f"{end - begin} tokens are fewer than one window of {block_size} and the token after it; "
-                             "give more text or a smaller block_size")
+            raise ValueError(
+                f"{end - begin} tokens are fewer than one window of {block_size} and the token after it; "
+                "give more text or a smaller block_size"
+            )
         self.spare = end - begin - 1 - self.count * block_size  # how far the grid can be moved
         self.set_epoch(0)
 

@@ -1,7 +1,8 @@
 """The model in a folder gives way to a new run all at once: whenever a kill comes, one of them is there, and whole.
 
 1. What the new run needs is prepared in a folder beside: `with prepared_beside(out) as beside`.
-2. When everything has been checked, `replace(out)` writes `switch.json` there. At this moment the old model is given up.
+2. When everything has been checked, `replace(out)` writes `switch.json` there. At this moment the old model is given
+up.
 3. The old model's files are removed, and those prepared are renamed to their places. If a kill comes between, the next
    command in this folder goes on with it: `finish_replacing(out)`.
 """

@@ -9,14 +9,16 @@
     python projects/chargpt/run.py train big.txt --tokenizer bpe --vocab_size 8192 --preset gpt-mini
     torchrun --nproc_per_node 8 projects/chargpt/run.py train big.txt --preset gpt2 --batch_size 480 --accumulate 5
 
-Text and tokens are read from the disk as they are needed, so a corpus may be larger than memory. A folder belongs to one
+Text and tokens are read from the disk as they are needed, so a corpus may be larger than memory. A folder belongs to
+one
 run at a time, and a new run takes the old model's place only when everything about it has been checked.
 """
 
 import math
 import sys
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace as changed
+from dataclasses import asdict, dataclass, fields
+from dataclasses import replace as changed
 from pathlib import Path, PurePath
 from typing import Annotated
 
@@ -24,23 +26,48 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, w
 
 from mingpt.support.checkpoints import fingerprint, load_torch
 from mingpt.support.command import Stopped, one_line_errors
-from mingpt.support.config import Parser, config_from_args, config_from_dict
+from mingpt.support.config import Parser, config_from_args, config_from_dict, without_former_fields
+from mingpt.support.devices import pick_device, pick_dtype, set_seed
 from mingpt.support.files import own_folder, read_json, read_text, write_json, write_text
 from mingpt.support.processes import first_process_first, is_first_process, process_count
-from mingpt.support.devices import pick_device, pick_dtype, set_seed
-from projects.chargpt.corpus import (Description, Text, Windows, alphabet, char_encoder, find_text, read_description, read_pieces,
-                                     some_of, tokens_are_whole, write_description, write_tokens)
+from projects.chargpt.corpus import (
+    Description,
+    Text,
+    Windows,
+    alphabet,
+    char_encoder,
+    find_text,
+    read_description,
+    read_pieces,
+    some_of,
+    tokens_are_whole,
+    write_description,
+    write_tokens,
+)
 from projects.chargpt.replacing import BESIDE, finish_replacing, prepared_beside, replace
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = {"laptop": dict(n_layer=4, n_head=4, n_embd=128)}  # besides those of mingpt.model
-# What else a preset gpt2... means, unless a flag says otherwise: GPT-2's tokens, context and positions, and the usual rates.
-GPT2 = {"Corpus": dict(tokenizer="gpt2"), "Model": dict(block_size=1024, positions="learned"),
-        "Training": dict(optimizer="adamw", learning_rate=6e-4, weight_decay=0.1, warmup_iters=700)}
+# What else a preset gpt2... means, unless a flag says otherwise: GPT-2's tokens, context and positions, and the usual
+# rates.
+GPT2 = {
+    "Corpus": dict(tokenizer="gpt2"),
+    "Model": dict(block_size=1024, positions="learned"),
+    "Training": dict(optimizer="adamw", learning_rate=6e-4, weight_decay=0.1, warmup_iters=700),
+}
 MOST_TOKENS = 10_000_000  # to write in one sample: days of work, and 80 MB
 
 # May change while a run goes on; max_iters only to more. The losses then agree to rounding.
-FREE_TO_CHANGE = {"max_iters", "accumulate", "eval_interval", "checkpoint_interval", "device", "dtype", "compile", "resume"}
+FREE_TO_CHANGE = {
+    "max_iters",
+    "accumulate",
+    "eval_interval",
+    "checkpoint_interval",
+    "device",
+    "dtype",
+    "compile",
+    "resume",
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +88,9 @@ class Corpus:
             raise ValueError(f"--vocab_size is {self.vocab_size}; it must be at least 256, for the bytes")
         pattern = PurePath(self.pattern)
         if not pattern.parts or pattern.anchor or ".." in pattern.parts:
-            raise ValueError(f"--pattern is {self.pattern!r}; it must be a pattern of names in the folder that is given, like *.md")
+            raise ValueError(
+                f"--pattern is {self.pattern!r}; it must be a pattern of names in the folder that is given, like *.md"
+            )
 
 
 @dataclass(frozen=True)
@@ -123,12 +152,18 @@ class Sampling:
         if self.max_new_tokens < 0:
             raise ValueError(f"--max_new_tokens is {self.max_new_tokens}; it must not be negative")
         if self.samples * self.max_new_tokens > MOST_TOKENS:
-            raise ValueError(f"--max_new_tokens is {self.max_new_tokens}, for each of {self.samples} samples; more than {MOST_TOKENS:,} "
-                             "tokens in all are not written")
+            raise ValueError(
+                f"--max_new_tokens is {self.max_new_tokens}, for each of {self.samples} samples; more than "
+                f"{MOST_TOKENS:,} "
+                "tokens in all are not written"
+            )
         # Logits divided by less would overflow: they are up to some hundreds.
         if not (self.temperature == 0 or 1e-3 <= self.temperature <= 1e6):
-            raise ValueError(f"--temperature is {self.temperature}; it must be 0, for always the likeliest token, or from 0.001 to a "
-                             "million")
+            raise ValueError(
+                f"--temperature is {self.temperature}; it must be 0, for always the likeliest token, or from "
+                "0.001 to a "
+                "million"
+            )
         if self.top_k < 0:
             raise ValueError(f"--top_k is {self.top_k}; it must be 0, for all tokens, or more")
         if not 0 < self.top_p <= 1:
@@ -160,7 +195,9 @@ def model_config(options: Model, vocab_size: int):
     """The GPTConfig of a model with that vocabulary."""
     from mingpt.model import GPTConfig
 
-    shape = dict(vocab_size=vocab_size, block_size=options.block_size, dropout=options.dropout, positions=options.positions)
+    shape = dict(
+        vocab_size=vocab_size, block_size=options.block_size, dropout=options.dropout, positions=options.positions
+    )
     preset = PRESETS.get(options.preset)
     return GPTConfig(**preset, **shape) if preset else GPTConfig.from_name(options.preset, **shape)
 
@@ -170,12 +207,27 @@ def trainer_configs(training: Training):
     from mingpt.optim import OptimConfig
     from mingpt.trainer import TrainerConfig
 
-    return (TrainerConfig(max_iters=training.max_iters, batch_size=training.batch_size, accumulate=training.accumulate,
-                          eval_interval=training.eval_interval, checkpoint_interval=training.checkpoint_interval,
-                          device=training.device, dtype=training.dtype, compile=training.compile, seed=training.seed),
-            OptimConfig(optimizer=training.optimizer, learning_rate=training.learning_rate,
-                        muon_learning_rate=training.muon_learning_rate, weight_decay=training.weight_decay,
-                        schedule="cosine", warmup_iters=training.warmup_iters))
+    return (
+        TrainerConfig(
+            max_iters=training.max_iters,
+            batch_size=training.batch_size,
+            accumulate=training.accumulate,
+            eval_interval=training.eval_interval,
+            checkpoint_interval=training.checkpoint_interval,
+            device=training.device,
+            dtype=training.dtype,
+            compile=training.compile,
+            seed=training.seed,
+        ),
+        OptimConfig(
+            optimizer=training.optimizer,
+            learning_rate=training.learning_rate,
+            muon_learning_rate=training.muon_learning_rate,
+            weight_decay=training.weight_decay,
+            schedule="cosine",
+            warmup_iters=training.warmup_iters,
+        ),
+    )
 
 
 def run_from_args(args) -> Run:
@@ -186,9 +238,14 @@ def run_from_args(args) -> Run:
     corpus = config_from_args(Corpus, args, **usual["Corpus"])
     if not args.path:
         corpus = changed(corpus, pattern="*.py")
-    return Run(str(Path(args.path or ROOT / "mingpt").resolve()), args.quick, corpus,
-               config_from_args(Model, args, **{**usual["Model"], **small}),
-               config_from_args(Training, args, **{**usual["Training"], **quick}), config_from_args(Sampling, args))
+    return Run(
+        str(Path(args.path or ROOT / "mingpt").resolve()),
+        args.quick,
+        corpus,
+        config_from_args(Model, args, **{**usual["Model"], **small}),
+        config_from_args(Training, args, **{**usual["Training"], **quick}),
+        config_from_args(Sampling, args),
+    )
 
 
 def write_run(folder: Path, run: Run) -> None:
@@ -204,8 +261,14 @@ def read_run(folder: Path) -> Run:
         text, quick = values["text"], values["quick"]
         if not isinstance(text, str) or not isinstance(quick, bool):
             raise ValueError("text is a path, and quick true or false")
-        return Run(text, quick, *(config_from_dict(config, values[config.__name__.lower()], config.__name__.lower())
-                                  for config in (Corpus, Model, Training, Sampling)))
+        return Run(
+            text,
+            quick,
+            *(
+                config_from_dict(config, values[config.__name__.lower()], config.__name__.lower())
+                for config in (Corpus, Model, Training, Sampling)
+            ),
+        )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).removeprefix(f"{path}: ")
         raise ValueError(f"{path}: not the settings of a run ({reason}); train again, without --resume") from None
@@ -224,8 +287,11 @@ def resumed_run(out: Path, args) -> Run:
             if value != before and flag not in FREE_TO_CHANGE:
                 raise ValueError(f"--{flag} is {value!r}, and the run in {out} has {before!r}; {hint}")
             if flag == "max_iters" and value < before:
-                raise ValueError(f"--max_iters is {value}, and the run in {out} is to have {before} steps; a run can be made longer, "
-                                 f"and not shorter; {hint}")
+                raise ValueError(
+                    f"--max_iters is {value}, and the run in {out} is to have {before} steps; a run can be made "
+                    "longer, "
+                    f"and not shorter; {hint}"
+                )
         parts[name] = changed(part, **given)
     if args.quick and not run.quick:
         raise ValueError(f"--quick is given, and the run in {out} was started without; {hint}")
@@ -260,8 +326,11 @@ def tokens_are_there(out: Path, text: Text, corpus: Corpus) -> bool:
         load_tokenizer(out)
     except ValueError:
         return False
-    return (found.text_sha256, found.tokenizer, found.asked_for) == (text.sha256, corpus.tokenizer, asked_for(corpus)) and \
-        tokens_are_whole(out, found)
+    return (found.text_sha256, found.tokenizer, found.asked_for) == (
+        text.sha256,
+        corpus.tokenizer,
+        asked_for(corpus),
+    ) and tokens_are_whole(out, found)
 
 
 def asked_for(corpus: Corpus) -> int:
@@ -278,16 +347,31 @@ def make_tokens(run: Run, text: Text, folder: Path) -> None:
         tokenizer = alphabet(read_pieces(text.files))
         encode = char_encoder(tokenizer)
     else:
-        tokenizer = (BPETokenizer.from_pretrained("gpt2") if run.corpus.tokenizer == "gpt2" else
-                     BPETokenizer.train(read_pieces(text.files), run.corpus.vocab_size))
+        tokenizer = (
+            BPETokenizer.from_pretrained("gpt2")
+            if run.corpus.tokenizer == "gpt2"
+            else BPETokenizer.train(read_pieces(text.files), run.corpus.vocab_size)
+        )
         tokenizer.save(folder)
         encode = tokenizer.encode_ordinary
     count, tokens_sha256 = write_tokens(folder, text, encode, tokenizer.vocab_size)
     if not count:
         raise ValueError(f"{run.text}: the text is empty")
     characters = getattr(tokenizer, "characters", "")
-    write_description(folder, Description(run.text, text.sha256, run.corpus.tokenizer, asked_for(run.corpus), tokenizer.vocab_size,
-                                          characters, tokenizer_sha256(folder, characters), count, tokens_sha256))
+    write_description(
+        folder,
+        Description(
+            run.text,
+            text.sha256,
+            run.corpus.tokenizer,
+            asked_for(run.corpus),
+            tokenizer.vocab_size,
+            characters,
+            tokenizer_sha256(folder, characters),
+            count,
+            tokens_sha256,
+        ),
+    )
 
 
 def tokenizer_sha256(folder: Path, characters: str) -> str:
@@ -318,15 +402,19 @@ def check_resumed(path: str, run: Run, out: Path) -> None:
     if path:
         text = find_text(path, run.corpus.pattern, out)
         if text.sha256 != found.text_sha256:
-            raise ValueError(f"{path}: not the text of the run in {out}, its content differs; leave it out to go on with the run, "
-                             "or give another --out")
+            raise ValueError(
+                f"{path}: not the text of the run in {out}, its content differs; leave it out to go on with the run, "
+                "or give another --out"
+            )
     tokenizer = load_tokenizer(out)
     if tokens_are_whole(out, found):
         return
     text = text or find_text(found.source, run.corpus.pattern, out)
     if text.sha256 != found.text_sha256:
-        raise ValueError(f"{out / 'tokens.bin'}: damaged or lost, and {found.source} is not the text any more of which it was; give "
-                         "that text, or train again")
+        raise ValueError(
+            f"{out / 'tokens.bin'}: damaged or lost, and {found.source} is not the text any more of which it was; give "
+            "that text, or train again"
+        )
     encode = char_encoder(tokenizer) if found.characters else tokenizer.encode_ordinary
     write_tokens(out, text, encode, found.vocab_size)
     if not tokens_are_whole(out, found):
@@ -334,18 +422,26 @@ def check_resumed(path: str, run: Run, out: Path) -> None:
 
 
 def split(count: int, held_out: float, block_size: int) -> int:
-    """Where the text held out begins, in tokens. ValueError if either part is shorter than a window and the token after it."""
+    """Where the text held out begins, in tokens.
+
+    ValueError if either part is shorter than a window and the token after it.
+    """
     border, window = round(count * (1 - held_out)), block_size + 1
     if count < 2 * window:
-        raise ValueError(f"the text has {count:,} tokens, and two windows of --block_size {block_size}, one to train on and one held "
-                         f"out, take {2 * window:,}: they are fewer; give more text" +
-                         (f", or a --block_size of at most {count // 2 - 1}" if count >= 4 else ""))
+        raise ValueError(
+            f"the text has {count:,} tokens, and two windows of --block_size {block_size}, one to train on and "
+            "one held "
+            f"out, take {2 * window:,}: they are fewer; give more text"
+            + (f", or a --block_size of at most {count // 2 - 1}" if count >= 4 else "")
+        )
     if min(border, count - border) < window:
         part = "held out" if count - border < window else "to train on"
-        raise ValueError(f"the text has {count:,} tokens; with --held_out {held_out}, those {part} are "
-                         f"{min(border, count - border):,}, which are fewer than one window of --block_size {block_size} and the token "
-                         f"after it; take a --held_out of about {'%.2g' % max(0.05, min(0.5, 1.2 * window / count))}, a smaller "
-                         "--block_size, or more text")
+        raise ValueError(
+            f"the text has {count:,} tokens; with --held_out {held_out}, those {part} are "
+            f"{min(border, count - border):,}, which are fewer than one window of --block_size {block_size} and the "
+            f"token after it; take a --held_out of about {max(0.05, min(0.5, 1.2 * window / count)):.2g}, a smaller "
+            "--block_size, or more text"
+        )
     return border
 
 
@@ -364,7 +460,9 @@ def train(asked: Run, args, out: Path) -> None:
                 run = resumed_run(out, args) if goes_on else asked
                 if is_first_process():
                     check_resumed(args.path, run, out) if goes_on else prepare(run, out)
-            trainer = make_trainer(run, out)  # in which processes meet: none is left behind reading what is renamed below
+            trainer = make_trainer(
+                run, out
+            )  # in which processes meet: none is left behind reading what is renamed below
             if goes_on:
                 trainer.load_checkpoint()
             with first_process_first(device):
@@ -398,7 +496,10 @@ def beside_if_first(out: Path):
 
 
 def has_run(out: Path, path: str) -> bool:
-    """Whether a folder has a run to resume, or what is left of one. ValueError where there is no text to start one either."""
+    """Whether a folder has a run to resume, or what is left of one.
+
+    ValueError where there is no text to start one either.
+    """
     found = any((out / name).exists() for name in ("config.json", "corpus.json", "checkpoint.pt"))
     if not found and not path:
         raise ValueError(f"{out}: there is no run here to resume; run.py train TEXT --out {out} starts one")
@@ -423,10 +524,20 @@ def make_trainer(run: Run, out: Path):
     set_seed(training.seed)
     model = GPT(config)
     if is_first_process():
-        print(f"{corpus.tokens:,} tokens of a vocabulary of {config.vocab_size:,}, {corpus.tokens - border:,} of them held out; "
-              f"{model.num_parameters():,} parameters; a step reads {training.batch_size * config.block_size:,} tokens")
-    return Trainer(*trainer_configs(training), model, training_set, held_out, out,
-                   extra={"model": asdict(config), "held_out": run.corpus.held_out}, inputs=corpus.inputs)
+        print(
+            f"{corpus.tokens:,} tokens of a vocabulary of {config.vocab_size:,}, {corpus.tokens - border:,} of "
+            "them held out; "
+            f"{model.num_parameters():,} parameters; a step reads {training.batch_size * config.block_size:,} tokens"
+        )
+    return Trainer(
+        *trainer_configs(training),
+        model,
+        training_set,
+        held_out,
+        out,
+        extra={"model": asdict(config), "held_out": run.corpus.held_out},
+        inputs=corpus.inputs,
+    )
 
 
 def encode_prompt(prompt: str, tokenizer) -> list[int]:
@@ -485,9 +596,15 @@ def write(sampling: Sampling, out: Path, device, seed: int) -> None:
     prompt = encode_prompt(sampling.prompt, tokenizer)
     model.to(device)
     generator = torch.Generator(device=device).manual_seed(seed)
-    texts = model.generate([prompt] * sampling.samples, sampling.max_new_tokens, temperature=sampling.temperature or 1.0,
-                           do_sample=sampling.temperature > 0, top_k=sampling.top_k or None, top_p=sampling.top_p,
-                           generator=generator)
+    texts = model.generate(
+        [prompt] * sampling.samples,
+        sampling.max_new_tokens,
+        temperature=sampling.temperature or 1.0,
+        do_sample=sampling.temperature > 0,
+        top_k=sampling.top_k or None,
+        top_p=sampling.top_p,
+        generator=generator,
+    )
     shown = "\n\n----\n\n".join(tokenizer.decode(tokens) for tokens in texts)
     print(f"\n{shown}\n")
     write_text(out / "sample.txt", shown + "\n")
@@ -500,12 +617,17 @@ def load_model(out: Path):
 
     path = out / "checkpoint.pt"
     if not path.exists():
-        begun = "the run here has not come to its first checkpoint; run.py train --resume" if (out / "config.json").exists() else \
-            "nothing has been trained here; run.py train TEXT"
+        begun = (
+            "the run here has not come to its first checkpoint; run.py train --resume"
+            if (out / "config.json").exists()
+            else "nothing has been trained here; run.py train TEXT"
+        )
         raise ValueError(f"{out}: {begun} --out {out} does")
     corpus, tokenizer, saved = read_description(out), load_tokenizer(out), load_torch(path)
     config = model_config(read_run(out).model, corpus.vocab_size)
-    if not isinstance(saved, dict) or not all(isinstance(saved.get(name), dict) for name in ("model", "extra", "inputs")):
+    if not isinstance(saved, dict) or not all(
+        isinstance(saved.get(name), dict) for name in ("model", "extra", "inputs")
+    ):
         raise ValueError(f"{path}: not a checkpoint of this version; train again")
     if not same(saved["inputs"], {name: fingerprint(value) for name, value in corpus.inputs.items()}):
         raise ValueError(f"{out}: the model has been trained on another text than the tokens there are of; train again")
@@ -513,7 +635,9 @@ def load_model(out: Path):
         raise ValueError(f"{path} is of another model than config.json; train again")
     model = GPT(config)
     expected = {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}
-    if {name: (getattr(value, "shape", None), getattr(value, "dtype", None)) for name, value in saved["model"].items()} != expected:
+    if {
+        name: (getattr(value, "shape", None), getattr(value, "dtype", None)) for name, value in saved["model"].items()
+    } != expected:
         raise ValueError(f"{path} does not have the parameters of the model in config.json; train again")
     model.load_state_dict(saved["model"])
     return model, tokenizer
@@ -545,7 +669,10 @@ def main() -> None:
             return sample(config_from_args(Sampling, args), Path(args.out), training.device, training.seed)
         asked = run_from_args(args)
         if not args.path and not asked.training.resume and is_first_process():
-            print(f"No text given: this takes the source code in {ROOT / 'mingpt'}. For your own: run.py train FILE_OR_FOLDER")
+            print(
+                f"No text given: this takes the source code in {ROOT / 'mingpt'}. For your own: run.py train "
+                "FILE_OR_FOLDER"
+            )
         train(asked, args, Path(args.out))
 
 

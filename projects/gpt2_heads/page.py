@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mingpt.support.files import write_text
 from mingpt.interpret.hooks import record
+from mingpt.support.files import write_text
 
 TEMPLATE = Path(__file__).with_name("page.html")
 THUMB = 48  # most pixels along a side of a small pattern
@@ -44,7 +44,9 @@ def refuse_other_file(path: Path) -> None:
         raise ValueError(f"--html {path}: is a folder; give the path of a file")
     head = TEMPLATE.read_text(encoding="utf-8").partition("{{")[0]
     if path.is_file() and path.stat().st_size and not path.read_bytes().startswith(head.encode()):
-        raise ValueError(f"--html {path}: this file is there, and is not a page that this program wrote; give another name")
+        raise ValueError(
+            f"--html {path}: this file is there, and is not a page that this program wrote; give another name"
+        )
 
 
 def write_page(

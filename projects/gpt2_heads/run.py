@@ -34,8 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, w
 
 from mingpt.support.command import one_line_errors, way_to_go_on
 from mingpt.support.config import Parser, config_from_args, config_to_dict
-from mingpt.support.files import own_folder, write_json
 from mingpt.support.devices import pick_device
+from mingpt.support.files import own_folder, write_json
 from projects.gpt2_heads.mechanism.options import STUDY_NAMES, AllOptions, MechanismOptions
 from projects.gpt2_heads.specimen import Specimen, load_specimen
 
@@ -128,8 +128,10 @@ def view(specimen: Specimen, options: Options, text: TextOptions, page: ViewOpti
         labels,
         patterns,
         {name: table.tolist() for name, table in scores.items()},
-        f"Scores are mean weights on 8 sequences of {length} random tokens, twice over: on what followed the same token "
-        "before (ind), on the token before (pre), on the same token before (dup); under each square stands the largest.",
+        f"Scores are mean weights on 8 sequences of {length} random tokens, twice over: on what followed the same "
+        "token "
+        "before (ind), on the token before (pre), on the same token before (dup); under each square stands the "
+        "largest.",
         layer=layer,
         head=int(scores["induction"][layer].argmax()),
     )
@@ -156,8 +158,9 @@ def mechanism(study: str) -> Callable[..., None]:
     return run
 
 
-def every_study(specimen: Specimen, options: Options, settings: MechanismOptions, repeats: AllOptions,
-                quick: bool = False) -> None:
+def every_study(
+    specimen: Specimen, options: Options, settings: MechanismOptions, repeats: AllOptions, quick: bool = False
+) -> None:
     """All of them, and the main numbers over the seeds."""
     from projects.gpt2_heads.mechanism.commands import run_all
 
@@ -188,7 +191,8 @@ def tokens_of(specimen: Specimen, text: TextOptions) -> tuple[list[int], list[st
     idx, block_size = specimen.tokenizer.encode(text.text or specimen.text), specimen.model.config.block_size
     if not 3 <= len(idx) <= block_size:
         raise ValueError(
-            f"the text has {len(idx)} token{'s' * (len(idx) != 1)}; {specimen.name} reads up to {block_size}, and there "
+            f"the text has {len(idx)} token{'s' * (len(idx) != 1)}; {specimen.name} reads up to {block_size}, and "
+            "there "
             "must be 3 for a last one, a first one and one between them"
         )
     return idx, [specimen.tokenizer.label(token) for token in idx], n_layer // 2 if text.layer == -1 else text.layer
@@ -224,8 +228,10 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("command", nargs="?", default="isolate", choices=COMMANDS)
     parser.add_argument(
-        "--quick", action="store_true", help="in place of the small model, and of auto: a tiny one, trained for seconds; for the "
-        "mechanism the one built by hand, and few draws"
+        "--quick",
+        action="store_true",
+        help="in place of the small model, and of auto: a tiny one, trained for seconds; for the "
+        "mechanism the one built by hand, and few draws",
     )
     parser.add_config(Options, "every command")
     for config in dict.fromkeys(config for command in COMMANDS.values() for config in command.configs):
@@ -241,10 +247,15 @@ def main() -> None:
         configs = [config_from_args(config, args, **quick.get(config, {})) for config in command.configs]
         device = pick_device(options.device)
         if args.quick and MechanismOptions in command.configs and options.model in ("auto", "small"):
-            print("The small model, hardly trained, has no induction heads; this is the model built by hand, which has.")
+            print(
+                "The small model, hardly trained, has no induction heads; this is the model built by hand, which has."
+            )
             options = replace(options, model="handbuilt")
         more = {"quick": args.quick} if args.command == "all" else {}
-        with own_folder(options.out), way_to_go_on("the same command starts again; a small model that was trained is kept"):
+        with (
+            own_folder(options.out),
+            way_to_go_on("the same command starts again; a small model that was trained is kept"),
+        ):
             specimen = load_specimen(options.model, Path(options.out), options.seed, device, args.quick)
             command.run(specimen, options, *configs, **more)
 

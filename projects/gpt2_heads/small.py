@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mingpt.support.checkpoints import load_torch, save_torch
 from mingpt.model import GPT, GPTConfig
 from mingpt.optim import OptimConfig
-from mingpt.trainer import Trainer, TrainerConfig
+from mingpt.support.checkpoints import load_torch, save_torch
 from mingpt.support.devices import set_seed
+from mingpt.trainer import Trainer, TrainerConfig
 from projects.gpt2_heads.scores import repeat_losses, score_heads
 
 WORDS = """
@@ -72,7 +72,8 @@ class Recipe:
     longest: int
 
 
-# Tied embeddings are GPT-2's way, but then the circuit forms much later. (A likely reason: with one table for reading and
+# Tied embeddings are GPT-2's way, but then the circuit forms much later. (A likely reason: with one table for reading
+# and
 # writing, a position's own word starts with the largest logit.)
 RECIPE = Recipe(
     model=GPTConfig(vocab_size=len(WORDS), block_size=64, n_layer=3, n_head=4, n_embd=64, tie_weights=False),
@@ -163,7 +164,9 @@ def small_model(folder: Path, seed: int = 0, quick: bool = False) -> GPT:
                 model.load_state_dict(saved["weights"])
             except (KeyError, TypeError, AttributeError, RuntimeError) as error:
                 reason = str(error).strip().splitlines()[-1].strip()
-                raise ValueError(f"{path}: has no weights of the small model ({reason}); delete it to have it made anew") from None
+                raise ValueError(
+                    f"{path}: has no weights of the small model ({reason}); delete it to have it made anew"
+                ) from None
             return model.eval()
         print(f"{path} is of another recipe, and is made anew")
     print(f"training the small model, once; it will be kept as {path}")

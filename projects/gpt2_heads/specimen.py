@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from mingpt.bpe import BPETokenizer
-from mingpt.pretrained.download import DownloadError
 from mingpt.model import GPT
+from mingpt.pretrained.download import DownloadError
 from mingpt.pretrained.gpt2 import PUBLISHED
 from projects.gpt2_heads.mechanism.handbuilt import NumberTokenizer, handbuilt_model
 from projects.gpt2_heads.small import TEXT as SMALL_TEXT

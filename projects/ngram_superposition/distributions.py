@@ -37,13 +37,16 @@ class Law:
                 raise ValueError(f"table {k} of the law has shape {tuple(table.shape)}; it must have {wanted}")
             if not table.isfinite().all() or (table < 0).any():
                 where = tuple(((table < 0) | ~table.isfinite()).nonzero()[0].tolist())
-                raise ValueError(f"table {k} of the law has {table[where].item():.4g} at {where}; "
-                                 "probabilities are not negative")
+                raise ValueError(
+                    f"table {k} of the law has {table[where].item():.4g} at {where}; probabilities are not negative"
+                )
             wrong = (table.sum(-1) - 1).abs() > 1e-6
             if wrong.any():
                 where = tuple(wrong.nonzero()[0].tolist()) if k else ()
-                raise ValueError(f"table {k} of the law: row {where} sums to {table.sum(-1)[where].item():.6g}; "
-                                 "a distribution sums to 1")
+                raise ValueError(
+                    f"table {k} of the law: row {where} sums to {table.sum(-1)[where].item():.6g}; "
+                    "a distribution sums to 1"
+                )
 
     @property
     def vocab_size(self) -> int:
@@ -103,8 +106,9 @@ class Law:
 # Tables whose rows are all the same numbers in a random order
 
 
-def ranked_tables(weights: list[Tensor], nb_tokens: list[int], vocab_size: int,
-                  generator: torch.Generator) -> list[Tensor]:
+def ranked_tables(
+    weights: list[Tensor], nb_tokens: list[int], vocab_size: int, generator: torch.Generator
+) -> list[Tensor]:
     """Table k: in each row `nb_tokens[k]` random tokens, with probabilities proportional to weights[k]."""
     check_size(vocab_size, len(nb_tokens))
     if len(weights) != len(nb_tokens):
@@ -124,8 +128,10 @@ def check_size(vocab_size: int, order: int) -> None:
     if vocab_size < 2:
         raise ValueError(f"vocab_size is {vocab_size}; it must be at least 2")
     if vocab_size**order > MOST_CELLS:
-        raise ValueError(f"{order}-grams of {vocab_size} tokens are {vocab_size**order:.3g}; at most {MOST_CELLS:.3g} "
-                         "fit, so lower vocab_size or the order")
+        raise ValueError(
+            f"{order}-grams of {vocab_size} tokens are {vocab_size**order:.3g}; at most {MOST_CELLS:.3g} "
+            "fit, so lower vocab_size or the order"
+        )
 
 
 def geometric_law(alphas: list[float], nb_tokens: list[int], vocab_size: int, seed: int) -> Law:
@@ -166,8 +172,9 @@ def with_last(tables: list[Tensor], rows: Tensor) -> Law:
     return Law((*tables, rows.reshape((rows.size(-1),) * (len(tables) + 1))))
 
 
-def peaked_law(nb_tokens: list[int], vocab_size: int, peak: float, exponent: float, seed: int,
-               balanced: bool = False) -> Law:
+def peaked_law(
+    nb_tokens: list[int], vocab_size: int, peak: float, exponent: float, seed: int, balanced: bool = False
+) -> Law:
     """After each context one token has probability `peak`, the others share the rest equally.
 
     Which token it is, is drawn with weights (1 - i / N) ** exponent for token i: 0 makes all alike, but by chance some
@@ -190,8 +197,15 @@ def peaked_law(nb_tokens: list[int], vocab_size: int, peak: float, exponent: flo
     return with_last(tables, rows)
 
 
-def rank_law(nb_tokens: list[int], vocab_size: int, rank: int, axis_aligned: bool, seed: int, scale: float = 0.1,
-             importance: float = 1.0) -> tuple[Law, Tensor]:
+def rank_law(
+    nb_tokens: list[int],
+    vocab_size: int,
+    rank: int,
+    axis_aligned: bool,
+    seed: int,
+    scale: float = 0.1,
+    importance: float = 1.0,
+) -> tuple[Law, Tensor]:
     """Log-probabilities of rank `rank`, but for a constant in each row. Returns the law and the directions, (N, rank).
 
     Logits are scale * z . W^T, with z normal, and W the first columns of the identity (`axis_aligned`: only the first
@@ -207,8 +221,9 @@ def rank_law(nb_tokens: list[int], vocab_size: int, rank: int, axis_aligned: boo
     return with_last(tables, (scale * (features * weights) @ directions.T).softmax(-1)), directions
 
 
-def almost_rank_law(nb_tokens: list[int], vocab_size: int, rank: int, axis_aligned: bool, seed: int, high: float = 1.0,
-                    low: float = 0.1) -> Law:
+def almost_rank_law(
+    nb_tokens: list[int], vocab_size: int, rank: int, axis_aligned: bool, seed: int, high: float = 1.0, low: float = 0.1
+) -> Law:
     """Log-probabilities almost of rank `rank`: normal logits with `rank` singular values `high`, the others `low`.
 
     With `axis_aligned` their right singular vectors become the axes, one for each token.

@@ -9,9 +9,15 @@ from torch import Tensor
 
 from projects.ngram_superposition import figures
 from projects.ngram_superposition.distributions import Law, almost_rank_law, geometric_law, peaked_law, rank_law
-from projects.ngram_superposition.interpretation import (attention_map, closed_form_embeddings, head_contributions,
-                                                         last_residual, random_subspace_distance, subspace_distance,
-                                                         top_span)
+from projects.ngram_superposition.interpretation import (
+    attention_map,
+    closed_form_embeddings,
+    head_contributions,
+    last_residual,
+    random_subspace_distance,
+    subspace_distance,
+    top_span,
+)
 from projects.ngram_superposition.losses import evaluate, score_logits
 from projects.ngram_superposition.optimum import least_squares, solve
 from projects.ngram_superposition.settings import Options, Setup
@@ -31,8 +37,9 @@ def train_low_rank(setup: Setup, options: Options, laws, max_iters: int = 0) -> 
     first = laws if isinstance(laws, Law) else laws[0]
     model = options.place(LowRanks(first.vocab_size, setup.n_embd, first.order, seeds))
     training = setup.training if not max_iters else type(setup.training)(max_iters, setup.learning_rate)
-    return model, train(model, options.objective(laws, setup.objective, seeds, setup.batch_size), training,
-                        title="LowRank")
+    return model, train(
+        model, options.objective(laws, setup.objective, seeds, setup.batch_size), training, title="LowRank"
+    )
 
 
 def dynamics(setup: Setup, options: Options) -> dict:
@@ -42,13 +49,21 @@ def dynamics(setup: Setup, options: Options) -> dict:
     interval = max(1, setup.max_iters // 40)
     for name, kind in (("next token", "next"), ("full divergence", "full")):
         model, scores = setup.transformers(options), []
-        losses = train(model, options.objective(law, kind, options.model_seeds, setup.batch_size), setup.training,
-                       eval_interval=interval, on_eval=lambda step: scores.append((step, evaluate(model, law))),
-                       title=name)
+        losses = train(
+            model,
+            options.objective(law, kind, options.model_seeds, setup.batch_size),
+            setup.training,
+            eval_interval=interval,
+            on_eval=lambda step: scores.append((step, evaluate(model, law))),
+            title=name,
+        )
         curves[name] = losses, scores
         last = scores[-1][1]
-        metrics[name] = {"divergence": last.divergence.tolist(), "accuracy": last.accuracy.tolist(),
-                         "hit rate": last.hit_rate.tolist()}
+        metrics[name] = {
+            "divergence": last.divergence.tolist(),
+            "accuracy": last.accuracy.tolist(),
+            "hit rate": last.hit_rate.tolist(),
+        }
         print(f"{name:16} divergence {cell(last.divergence)}  accuracy {cell(last.accuracy)}")
     started = time.perf_counter()
     best = solve(law, setup.n_embd)
@@ -60,8 +75,16 @@ def dynamics(setup: Setup, options: Options) -> dict:
     return metrics
 
 
-FROZEN = {"nothing": (), "E": ("E",), "positions": ("positions",), "QKV": ("QKV",), "O": ("O",), "U": ("U",),
-          "all but O": ("E", "positions", "QKV", "U"), "all but U": ("E", "positions", "QKV", "O")}
+FROZEN = {
+    "nothing": (),
+    "E": ("E",),
+    "positions": ("positions",),
+    "QKV": ("QKV",),
+    "O": ("O",),
+    "U": ("U",),
+    "all but O": ("E", "positions", "QKV", "U"),
+    "all but U": ("E", "positions", "QKV", "O"),
+}
 
 
 def freezing(setup: Setup, options: Options) -> dict:
@@ -75,16 +98,26 @@ def freezing(setup: Setup, options: Options) -> dict:
     for name, values in zip(FROZEN, divergence):
         print(f"frozen: {name:12} divergence {cell(values)}")
     best = solve(law, setup.n_embd).divergence
-    figures.plot_settings(options.path("freezing.png"), list(FROZEN), divergence, "frozen at its random start", law,
-                          "What a transformer must learn")
-    return {"divergence": {name: values.tolist() for name, values in zip(FROZEN, divergence)}, "optimum": best,
-            "random": law.random_divergence()}
+    figures.plot_settings(
+        options.path("freezing.png"),
+        list(FROZEN),
+        divergence,
+        "frozen at its random start",
+        law,
+        "What a transformer must learn",
+    )
+    return {
+        "divergence": {name: values.tolist() for name, values in zip(FROZEN, divergence)},
+        "optimum": best,
+        "random": law.random_divergence(),
+    }
 
 
 def all_skips() -> list[Skips]:
     """Every combination that leaves QK and OV an input."""
-    allowed = [skip for skip in product((False, True), repeat=5)
-               if not (skip[1] and skip[2]) and not (skip[3] and skip[4])]
+    allowed = [
+        skip for skip in product((False, True), repeat=5) if not (skip[1] and skip[2]) and not (skip[3] and skip[4])
+    ]
     return [Skips(*skip) for skip in sorted(allowed, key=sum)]
 
 
@@ -93,16 +126,29 @@ def modifications(setup: Setup, options: Options) -> dict:
     law, results, skips = setup.make_law(options.seed), {}, all_skips()
     for skip in skips:
         model = setup.transformers(options, [skip] * options.seeds)
-        train(model, options.objective(law, setup.objective, options.model_seeds, setup.batch_size), setup.training,
-              title=str(skip))
+        train(
+            model,
+            options.objective(law, setup.objective, options.model_seeds, setup.batch_size),
+            setup.training,
+            title=str(skip),
+        )
         results[str(skip)] = evaluate(model, law)
         print(f"skipped: {str(skip):26} divergence {cell(results[str(skip)].divergence)}", flush=True)
     divergence = torch.stack([scores.divergence for scores in results.values()])
-    figures.plot_settings(options.path("modifications.png"), list(results), divergence, "skipped", law,
-                          "What attention needs to see", tall=True)
-    return {"divergence": {name: scores.divergence.tolist() for name, scores in results.items()},
-            "accuracy": {name: scores.accuracy.tolist() for name, scores in results.items()},
-            "random": law.random_divergence()}
+    figures.plot_settings(
+        options.path("modifications.png"),
+        list(results),
+        divergence,
+        "skipped",
+        law,
+        "What attention needs to see",
+        tall=True,
+    )
+    return {
+        "divergence": {name: scores.divergence.tolist() for name, scores in results.items()},
+        "accuracy": {name: scores.accuracy.tolist() for name, scores in results.items()},
+        "random": law.random_divergence(),
+    }
 
 
 def attention_maps(setup: Setup, options: Options) -> dict:
@@ -113,8 +159,12 @@ def attention_maps(setup: Setup, options: Options) -> dict:
     """
     law = setup.make_law(options.seed)
     model = setup.transformers(options, [Skips(residual=True)] * options.seeds)
-    train(model, options.objective(law, setup.objective, options.model_seeds, setup.batch_size), setup.training,
-          title="attention_map")
+    train(
+        model,
+        options.objective(law, setup.objective, options.model_seeds, setup.batch_size),
+        setup.training,
+        title="attention_map",
+    )
     maps, scores = attention_map(model).cpu().double(), evaluate(model, law)
     comes = torch.zeros(law.vocab_size, law.vocab_size, dtype=torch.bool)
     comes[law.sequences()[0][:, :2].unbind(1)] = True
@@ -122,21 +172,35 @@ def attention_maps(setup: Setup, options: Options) -> dict:
     maps, comes = maps[:, :, first][..., second], comes[first][:, second]  # (M, H, first, second), (first, second)
     generator = torch.Generator().manual_seed(options.seed)
     values, share = shares(maps)
-    chance = torch.stack([shares(maps.flatten(2)[..., torch.randperm(comes.numel(), generator=generator)]
-                                 .view_as(maps))[1] for _ in range(20)]).mean(0)  # a map is positive, so above 0
+    chance = torch.stack(
+        [
+            shares(maps.flatten(2)[..., torch.randperm(comes.numel(), generator=generator)].view_as(maps))[1]
+            for _ in range(20)
+        ]
+    ).mean(0)  # a map is positive, so above 0
     given = maps[..., comes]  # (M, H, pairs)
     print(f"divergence {cell(scores.divergence)}, accuracy {cell(scores.accuracy)}")
-    print(f"{first.sum()} first x {second.sum()} second tokens, {comes.sum()} pairs come; there heads give the first "
-          f"token {given.mean():.3f} ± {given.std(-1).mean():.3f}")
-    print(f"share of the first singular value in the square sum: {share.min():.3f} to {share.max():.3f} over heads and "
-          f"seeds; with the map's cells shuffled {chance.min():.3f} to {chance.max():.3f}")
+    print(
+        f"{first.sum()} first x {second.sum()} second tokens, {comes.sum()} pairs come; there heads give the first "
+        f"token {given.mean():.3f} ± {given.std(-1).mean():.3f}"
+    )
+    print(
+        f"share of the first singular value in the square sum: {share.min():.3f} to {share.max():.3f} over heads and "
+        f"seeds; with the map's cells shuffled {chance.min():.3f} to {chance.max():.3f}"
+    )
     figures.plot_attention(options.path("attention_map.png"), maps[0], comes, values)
-    return {"divergence": scores.divergence.tolist(), "accuracy": scores.accuracy.tolist(),
-            "first tokens": int(first.sum()), "second tokens": int(second.sum()), "pairs that come": int(comes.sum()),
-            "mean attention to the first token": given.mean(-1).tolist(),
-            "its standard deviation over pairs": given.std(-1).tolist(),
-            "singular values": values.tolist(), "share of the first": share.tolist(),
-            "the same, cells shuffled": chance.tolist()}
+    return {
+        "divergence": scores.divergence.tolist(),
+        "accuracy": scores.accuracy.tolist(),
+        "first tokens": int(first.sum()),
+        "second tokens": int(second.sum()),
+        "pairs that come": int(comes.sum()),
+        "mean attention to the first token": given.mean(-1).tolist(),
+        "its standard deviation over pairs": given.std(-1).tolist(),
+        "singular values": values.tolist(),
+        "share of the first": share.tolist(),
+        "the same, cells shuffled": chance.tolist(),
+    }
 
 
 def shares(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,8 +216,12 @@ def contributions(setup: Setup, options: Options) -> dict:
     answers = law.conditional[seen].argmax(-1)
     model = setup.transformers(options, [Skips(residual=True)] * options.seeds)
     untrained = head_contributions(model).of(seen).only_together(answers)
-    train(model, options.objective(law, setup.objective, options.model_seeds, setup.batch_size), setup.training,
-          title="heads")
+    train(
+        model,
+        options.objective(law, setup.objective, options.model_seeds, setup.batch_size),
+        setup.training,
+        title="heads",
+    )
     parts, scores = head_contributions(model).of(seen), evaluate(model, law)
     solo, group = parts.lead(answers)
     alone, together = (solo > 0).double().mean(1), (group > 0).double().mean(1)
@@ -162,14 +230,22 @@ def contributions(setup: Setup, options: Options) -> dict:
     print(f"divergence {cell(scores.divergence)}; the right token leads in {cell(together)} of the contexts")
     for head in range(solo.size(2)):
         print(f"head {head} alone: in {cell(alone[:, head])}")
-    print(f"in {cell(only)} the heads are right together and none is alone; with the heads of different contexts added "
-          f"in {cell(shuffled)}, before training in {cell(untrained)}")
-    figures.plot_contributions(options.path("head_contributions.png"), parts, solo, group, answers, seen,
-                               model.lm_head[0].detach().cpu())
-    return {"divergence": scores.divergence.tolist(), "right together": together.tolist(),
-            "right alone": alone.tolist(), "right by some head": (solo > 0).any(-1).double().mean(1).tolist(),
-            "right only together": only.tolist(), "the same, heads of different contexts": shuffled.tolist(),
-            "the same, untrained": untrained.tolist()}
+    print(
+        f"in {cell(only)} the heads are right together and none is alone; with the heads of different contexts added "
+        f"in {cell(shuffled)}, before training in {cell(untrained)}"
+    )
+    figures.plot_contributions(
+        options.path("head_contributions.png"), parts, solo, group, answers, seen, model.lm_head[0].detach().cpu()
+    )
+    return {
+        "divergence": scores.divergence.tolist(),
+        "right together": together.tolist(),
+        "right alone": alone.tolist(),
+        "right by some head": (solo > 0).any(-1).double().mean(1).tolist(),
+        "right only together": only.tolist(),
+        "the same, heads of different contexts": shuffled.tolist(),
+        "the same, untrained": untrained.tolist(),
+    }
 
 
 def superposition(setup: Setup, options: Options) -> dict:
@@ -178,29 +254,39 @@ def superposition(setup: Setup, options: Options) -> dict:
     seen = (law.contexts > 0).nonzero()[:, 0]
     low, _ = train_low_rank(setup, options, law)
     model = setup.transformers(options)
-    train(model, options.objective(law, setup.objective, options.model_seeds, setup.batch_size), setup.training,
-          title="transformer")
+    train(
+        model,
+        options.objective(law, setup.objective, options.model_seeds, setup.batch_size),
+        setup.training,
+        title="transformer",
+    )
     best = solve(law, setup.n_embd)
     answers, metrics, shown = law.conditional[seen].argmax(-1), {}, {}
     metrics["contexts of each token"] = torch.bincount(answers, minlength=N).tolist()
     for name, unembedding, hidden, logits in (
-            ("LowRank", low.lm_head, low.wte, low.context_logits()),
-            ("transformer", model.lm_head, last_residual(model), model.context_logits()),
-            ("optimum", best.lm_head[None], best.wte[None], (best.wte @ best.lm_head.T)[None])):
+        ("LowRank", low.lm_head, low.wte, low.context_logits()),
+        ("transformer", model.lm_head, last_residual(model), model.context_logits()),
+        ("optimum", best.lm_head[None], best.wte[None], (best.wte @ best.lm_head.T)[None]),
+    ):
         U, E = unembedding.detach().cpu().double(), hidden.detach().cpu().double()[:, seen]
         centred = U - U.mean(1, keepdim=True)
         cosine = torch.cosine_similarity(centred[:, :, None], centred[:, None], dim=-1)
         others = cosine.masked_select(~torch.eye(N, dtype=torch.bool)).view(len(U), -1)
         towards = torch.cosine_similarity(E, centred[:, answers], dim=-1)
         scores = score_logits(logits.detach().cpu().double(), [law])
-        metrics[name] = {"divergence": scores.divergence.tolist(), "accuracy": scores.accuracy.tolist(),
-                         "largest cosine of two tokens": others.max(1).values.tolist(),
-                         "root mean square cosine": others.square().mean(1).sqrt().tolist(),
-                         "cosine of a context and its token": towards.mean(1).tolist(),
-                         "length of each token's vector": centred.norm(dim=-1).tolist()}
+        metrics[name] = {
+            "divergence": scores.divergence.tolist(),
+            "accuracy": scores.accuracy.tolist(),
+            "largest cosine of two tokens": others.max(1).values.tolist(),
+            "root mean square cosine": others.square().mean(1).sqrt().tolist(),
+            "cosine of a context and its token": towards.mean(1).tolist(),
+            "length of each token's vector": centred.norm(dim=-1).tolist(),
+        }
         shown[name] = centred[0], E[0], towards
-        print(f"{name:12} divergence {cell(scores.divergence)}, cosine of two tokens (root mean square) "
-              f"{cell(others.square().mean(1).sqrt())}, of a context and its token {cell(towards.mean(1))}")
+        print(
+            f"{name:12} divergence {cell(scores.divergence)}, cosine of two tokens (root mean square) "
+            f"{cell(others.square().mean(1).sqrt())}, of a context and its token {cell(towards.mean(1))}"
+        )
     tokens = (model.wte[0, None] + model.wpe[0, :2, None]).flatten(0, 1).detach().cpu().double()
     figures.plot_superposition(options.path("superposition.png"), shown, answers, tokens)
     print(f"contexts of each token: {metrics['contexts of each token']}")
@@ -213,8 +299,12 @@ def subspace(setup: Setup, options: Options) -> dict:
     """How far span(W_U) is from the span of the strongest directions of the log-probabilities."""
     N, d = setup.vocab_size, setup.n_embd
     ranks, rows = list(range(d, N + 1)), {"axis-aligned": [], "not aligned": []}
-    laws = [rank_law([N, N], N, rank, aligned, options.seed + i)[0]
-            for aligned in (True, False) for rank in ranks for i in range(options.seeds)]
+    laws = [
+        rank_law([N, N], N, rank, aligned, options.seed + i)[0]
+        for aligned in (True, False)
+        for rank in ranks
+        for i in range(options.seeds)
+    ]
     model, _ = train_low_rank(setup, options, laws)
     optima = [solve(law, d).lm_head for law in laws]
     learned = [subspace_distance(U, top_span(law, d)) for U, law in zip(model.lm_head.detach().cpu().double(), laws)]
@@ -228,8 +318,12 @@ def subspace(setup: Setup, options: Options) -> dict:
     print(f"two random spans: {random:.3f}")
     trained, optima = dict(zip(rows, learned)), dict(zip(rows, found))
     figures.plot_subspace(options.path("subspace.png"), ranks, trained, optima, random, d)
-    return {"ranks": ranks, "trained": dict(zip(rows, learned.tolist())), "optimum": dict(zip(rows, found.tolist())),
-            "random": random}
+    return {
+        "ranks": ranks,
+        "trained": dict(zip(rows, learned.tolist())),
+        "optimum": dict(zip(rows, found.tolist())),
+        "random": random,
+    }
 
 
 def closed_form(setup: Setup, options: Options) -> dict:
@@ -271,10 +365,21 @@ def optimum(setup: Setup, options: Options) -> dict:
         seconds = time.perf_counter() - started
         model, _ = train_low_rank(setup, options, law)
         adam = evaluate(model, law).divergence
-        rows.append({"law": name, "random": law.random_divergence(), "optimum": best.divergence, "starts": best.starts,
-                     "seconds": round(seconds, 2), "steps": best.iterations, "adam": adam.tolist()})
-        print(f"{name:15} optimum {best.divergence:.5f} ({best.iterations} steps, {seconds:.1f} s; starts end at "
-              f"{min(best.starts):.5f} to {max(best.starts):.5f})   Adam {cell(adam)}")
+        rows.append(
+            {
+                "law": name,
+                "random": law.random_divergence(),
+                "optimum": best.divergence,
+                "starts": best.starts,
+                "seconds": round(seconds, 2),
+                "steps": best.iterations,
+                "adam": adam.tolist(),
+            }
+        )
+        print(
+            f"{name:15} optimum {best.divergence:.5f} ({best.iterations} steps, {seconds:.1f} s; starts end at "
+            f"{min(best.starts):.5f} to {max(best.starts):.5f})   Adam {cell(adam)}"
+        )
     figures.plot_optimum(options.path("optimum.png"), rows, setup.max_iters, options.seeds)
     return {"rows": rows}
 
@@ -285,10 +390,21 @@ def large_optimum(setup: Setup, options: Options) -> dict:
     for steps in (setup.max_iters, 4 * setup.max_iters):
         started, processor = time.perf_counter(), time.process_time()
         best = solve(law, setup.n_embd, max_iters=steps)
-        rows.append({"at most": steps, "seconds": round(time.perf_counter() - started, 1),
-                     "processor seconds": round(time.process_time() - processor, 1), "steps": best.iterations,
-                     "divergence": best.divergence, "starts": best.starts, "gradient": best.gradient})
-        print(f"at most {steps} steps: best found {best.divergence:.4f} of random {law.random_divergence():.4f} in "
-              f"{rows[-1]['processor seconds']} s of processor time; starts end at "
-              f"{' '.join(f'{end:.4f}' for end in best.starts)}", flush=True)
+        rows.append(
+            {
+                "at most": steps,
+                "seconds": round(time.perf_counter() - started, 1),
+                "processor seconds": round(time.process_time() - processor, 1),
+                "steps": best.iterations,
+                "divergence": best.divergence,
+                "starts": best.starts,
+                "gradient": best.gradient,
+            }
+        )
+        print(
+            f"at most {steps} steps: best found {best.divergence:.4f} of random {law.random_divergence():.4f} in "
+            f"{rows[-1]['processor seconds']} s of processor time; starts end at "
+            f"{' '.join(f'{end:.4f}' for end in best.starts)}",
+            flush=True,
+        )
     return {"random": law.random_divergence(), "threads": torch.get_num_threads(), "rows": rows}

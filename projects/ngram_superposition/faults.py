@@ -31,8 +31,12 @@ def faults(setup: Setup, options: Options) -> dict:
 
     def trained(skips: list[Skips]) -> Transformers:
         model = options.place(Transformers(setup.model, [seed] * len(skips), skips))
-        train(model, options.objective(law, setup.objective, [seed] * len(skips), setup.batch_size), setup.training,
-              title="faults")
+        train(
+            model,
+            options.objective(law, setup.objective, [seed] * len(skips), setup.batch_size),
+            setup.training,
+            title="faults",
+        )
         return model
 
     scores = evaluate(trained([Skips(), Skips(), Skips(residual=True)]), law)
@@ -41,18 +45,29 @@ def faults(setup: Setup, options: Options) -> dict:
 
     low = LowRanks(setup.vocab_size, setup.n_embd, law.order, [seed])
     losses = train(low, Objective(law, "next", [seed], setup.batch_size), setup.training)[:, 0].tolist()
-    say("sum(x[-100:-1]) / 100", notebook_mean(losses), float(np.mean(losses[-100:])),
-        "mean of the last 100 divergences, nats")
+    say(
+        "sum(x[-100:-1]) / 100",
+        notebook_mean(losses),
+        float(np.mean(losses[-100:])),
+        "mean of the last 100 divergences, nats",
+    )
 
     N, wte, lm_head = setup.vocab_size, low.wte.detach()[0].double(), low.lm_head.detach()[0].double()
     paired = wte.view(N, N, -1).transpose(0, 1).flatten(0, 1)  # row x0 + N x1 of the model beside the law's x0 N + x1
-    say("rows of contexts transposed", divergence_of(paired, lm_head, law), divergence_of(wte, lm_head, law),
-        "divergence of LowRank, nats")
+    say(
+        "rows of contexts transposed",
+        divergence_of(paired, lm_head, law),
+        divergence_of(wte, lm_head, law),
+        "divergence of LowRank, nats",
+    )
 
     model = trained([Skips(residual=True)])
-    say("attention map without layer norm", notebook_attention_map(model).std().item(),
+    say(
+        "attention map without layer norm",
+        notebook_attention_map(model).std().item(),
         attention_map(model).std().item(),
-        "spread of the attention over pairs of tokens")
+        "spread of the attention over pairs of tokens",
+    )
 
     geometric, power = (make([0.9] * 2, [100] * 2, 100, seed).tables[0] for make in (geometric_law, power_law))
     ratios = [(table.max() / table.min()).item() for table in (geometric, power)]
@@ -61,28 +76,48 @@ def faults(setup: Setup, options: Options) -> dict:
     cell = {"freeze_E": True, "freeze_QKV": True, "freeze_O": False, "freeze_U": True}  # the first of the notebook's
     model = options.place(Transformers(setup.model, [seed]))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    train(model, options.objective(law, setup.objective, [seed], setup.batch_size), TrainingConfig(1),
-          [("E", "QKV", "U")])
-    learned = [part for part, names in PARTS.items() if not all(
-        torch.equal(p, before[name]) for name, p in model.named_parameters() if name.split(".")[-1] in names)]
-    say("the freezing cell omits freeze_pos", error_of(notebook_freeze, cell), ", ".join(learned),
-        "what is still learned with E, QKV and U frozen")
+    train(
+        model, options.objective(law, setup.objective, [seed], setup.batch_size), TrainingConfig(1), [("E", "QKV", "U")]
+    )
+    learned = [
+        part
+        for part, names in PARTS.items()
+        if not all(torch.equal(p, before[name]) for name, p in model.named_parameters() if name.split(".")[-1] in names)
+    ]
+    say(
+        "the freezing cell omits freeze_pos",
+        error_of(notebook_freeze, cell),
+        ", ".join(learned),
+        "what is still learned with E, QKV and U frozen",
+    )
 
     single = LowRank(vocab_size=N, n_embd=setup.n_embd, order=law.order)
-    say("LowRank called in an old order", error_of(notebook_low_rank, N, setup.n_embd, law.order, law.order, law),
-        f"W_E {tuple(single.wte.weight.shape)}", "the scaling cell's call; ours, by name")
+    say(
+        "LowRank called in an old order",
+        error_of(notebook_low_rank, N, setup.n_embd, law.order, law.order, law),
+        f"W_E {tuple(single.wte.weight.shape)}",
+        "the scaling cell's call; ours, by name",
+    )
 
     ranked = rank_law([10, 10], 10, 5, False, seed)[0]
     shifted = top_span(ranked, 5) + 1.0  # softmax cannot tell it from the span itself
-    say("subspaces with the ones direction", subspace_distance(shifted, top_span(ranked, 5), centre=False),
-        subspace_distance(shifted, top_span(ranked, 5)), "distance of two W_U that make the same model")
+    say(
+        "subspaces with the ones direction",
+        subspace_distance(shifted, top_span(ranked, 5), centre=False),
+        subspace_distance(shifted, top_span(ranked, 5)),
+        "distance of two W_U that make the same model",
+    )
 
     wide = geometric_law([1, 1, 0.6], [setup.vocab_size] * 3, setup.vocab_size, seed)
     model = options.place(LowRanks(setup.vocab_size, setup.vocab_size, 3, [seed]))
     train(model, options.objective(wide, "exact", [seed], 1), TrainingConfig(setup.max_iters, 1e-2))
     scores = evaluate(model, wide)
-    say("accuracy against a sampled token", scores.hit_rate.item(), scores.accuracy.item(),
-        f"of a perfect model; the first cannot exceed {scores.ceiling.item():.3f}")
+    say(
+        "accuracy against a sampled token",
+        scores.hit_rate.item(),
+        scores.accuracy.item(),
+        f"of a perfect model; the first cannot exceed {scores.ceiling.item():.3f}",
+    )
     write_csv(options.path("faults.csv"), rows)
     return {"rows": rows}
 
@@ -131,8 +166,9 @@ class OneTransformer(nn.Module):
     def __init__(self, vocab_size: int, n_embd: int, n_parallel: int, block_size: int):
         super().__init__()
         self.wte, self.wpe = nn.Embedding(vocab_size, n_embd), nn.Embedding(block_size, n_embd)
-        self.attn = nn.ModuleList(nn.MultiheadAttention(n_embd, 1, bias=False, batch_first=True)
-                                  for _ in range(n_parallel))
+        self.attn = nn.ModuleList(
+            nn.MultiheadAttention(n_embd, 1, bias=False, batch_first=True) for _ in range(n_parallel)
+        )
         self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
 
     def forward(self, idx):

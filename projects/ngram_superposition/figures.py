@@ -52,17 +52,26 @@ def plot_dynamics(path: Path, curves: dict, law: Law, optimum: float, seeds: int
             band(right, steps, [s.accuracy.tolist() for _, s in scores], color, f"trained on {name}", ls=ls, lw=lw)
         left.axhline(law.random_divergence(), color=COLORS["red"], ls="--", label="random: log N - entropy")
         left.axhline(optimum, color=COLORS["green"], ls="--", label="best of the same rank")
-        left.set(xlabel="step", ylabel="divergence (nats)", ylim=(min(-0.05, optimum), 1.08 * law.random_divergence()),
-                 title=f"Divergence, exact (thin: of the batches), {seeds} seeds")
+        left.set(
+            xlabel="step",
+            ylabel="divergence (nats)",
+            ylim=(min(-0.05, optimum), 1.08 * law.random_divergence()),
+            title=f"Divergence, exact (thin: of the batches), {seeds} seeds",
+        )
         right.axhline(1 / law.vocab_size, color="black", ls=":", label="random")
-        right.set(xlabel="step", ylabel="likeliest token found", ylim=(0, 1.03),
-                  title="Accuracy over all contexts (ceiling 1)")
+        right.set(
+            xlabel="step",
+            ylabel="likeliest token found",
+            ylim=(0, 1.03),
+            title="Accuracy over all contexts (ceiling 1)",
+        )
         left.legend(loc="upper right", bbox_to_anchor=(1, 0.93), fontsize=8)
         right.legend(loc="upper left", fontsize=8)
 
 
-def plot_settings(path: Path, names: list[str], divergence: torch.Tensor, label: str, law: Law, title: str,
-                  tall: bool = False) -> None:
+def plot_settings(
+    path: Path, names: list[str], divergence: torch.Tensor, label: str, law: Law, title: str, tall: bool = False
+) -> None:
     """One line for each row of divergence (settings, seeds), a dot for each seed; logarithmic where it has to be."""
     values, places = divergence.numpy(), np.arange(len(names))
     with figure(path, width=7.5, height=5.4 if tall else 3.8) as axes:
@@ -71,9 +80,14 @@ def plot_settings(path: Path, names: list[str], divergence: torch.Tensor, label:
         axes.axvline(law.random_divergence(), color=COLORS["red"], ls="--", label="random: log N - entropy")
         axes.set_yticks(places, names)
         wide = values.max() > 20 * values.min()
-        axes.set(xlabel="divergence after training (nats)", ylabel=label, xscale="log" if wide else "linear",
-                 xlim=(None if wide else 0, None), ylim=(len(names) - 0.5, -0.5),
-                 title=f"{title}  (dots: {values.shape[1]} seeds)")
+        axes.set(
+            xlabel="divergence after training (nats)",
+            ylabel=label,
+            xscale="log" if wide else "linear",
+            xlim=(None if wide else 0, None),
+            ylim=(len(names) - 0.5, -0.5),
+            title=f"{title}  (dots: {values.shape[1]} seeds)",
+        )
         axes.legend(fontsize=8)
 
 
@@ -83,17 +97,32 @@ def plot_attention(path: Path, maps: torch.Tensor, comes: torch.Tensor, values: 
     with figure(path, width=3.2 * heads + 3.6, height=3.8, columns=heads + 1) as axes:
         for head in range(heads):
             image = heat(axes[head], maps[head], aspect="auto", alpha=torch.where(comes, 1.0, 0.2).numpy())
-            axes[head].set(title=f"head {head}", xlabel=f"second token (number of {comes.size(1)})",
-                           ylabel=f"first token (number of {comes.size(0)})" if head == 0 else None)
+            axes[head].set(
+                title=f"head {head}",
+                xlabel=f"second token (number of {comes.size(1)})",
+                ylabel=f"first token (number of {comes.size(0)})" if head == 0 else None,
+            )
         axes[0].set_title(f"head 0 (faded: {(~comes).sum()} of {comes.numel()} pairs,\nwhich never come)", fontsize=10)
         colour_bar(image, axes[:heads], "attention\nto first")
         count = min(12, values.size(-1))
         for head in range(heads):
             for i, row in enumerate(values[:, head, :count]):
-                axes[-1].plot(range(1, 1 + count), row, "o-", ms=3, color=PALETTE[head], alpha=0.7,
-                              label=f"head {head}" if i == 0 else None)
-        axes[-1].set(title=f"Singular values of these maps,\n{len(values)} seeds", xlabel="number",
-                     ylabel="singular value", xticks=range(1, count + 1, 2), ylim=(0, None))
+                axes[-1].plot(
+                    range(1, 1 + count),
+                    row,
+                    "o-",
+                    ms=3,
+                    color=PALETTE[head],
+                    alpha=0.7,
+                    label=f"head {head}" if i == 0 else None,
+                )
+        axes[-1].set(
+            title=f"Singular values of these maps,\n{len(values)} seeds",
+            xlabel="number",
+            ylabel="singular value",
+            xticks=range(1, count + 1, 2),
+            ylim=(0, None),
+        )
         axes[-1].legend(fontsize=8)
 
 
@@ -127,8 +156,11 @@ def plot_contributions(path: Path, parts, solo, group, answers, contexts, lm_hea
         axes[1, 1].set(title=r"$W_U W_U^T$", xlabel="token", ylabel="token")
         colour_bar(image, axes[1, 1:2], "product")
         image = heat(axes[1, 2], gram * parts.tokens[0, example].sum(0), True)
-        axes[1, 2].set(title="The same times the written coordinates:\nrows add up to the logits",
-                       xlabel="coordinate (token)", ylabel="logit of token")
+        axes[1, 2].set(
+            title="The same times the written coordinates:\nrows add up to the logits",
+            xlabel="coordinate (token)",
+            ylabel="logit of token",
+        )
         colour_bar(image, axes[1, 2:], "product")
         for ax in axes[1]:
             ax.set_yticks(range(N))
@@ -151,16 +183,23 @@ def plot_superposition(path: Path, shown: dict, answers: torch.Tensor, tokens: t
             colour_bar(image, axes[row, 1:2], "cosine")
             least = towards.min().item()
             axes[row, 2].hist(towards.flatten().numpy(), np.linspace(least, 1, 31), color=COLORS["blue"])
-            axes[row, 2].set(title=f"{name}: a context and\nits likeliest token, {len(towards)} seeds",
-                             xlabel="cosine (note the range)", ylabel="contexts", box_aspect=1)
+            axes[row, 2].set(
+                title=f"{name}: a context and\nits likeliest token, {len(towards)} seeds",
+                xlabel="cosine (note the range)",
+                ylabel="contexts",
+                box_aspect=1,
+            )
         U, E, towards = shown["optimum"]
         image = heat(axes[0, 3], U @ U.T, True)
         axes[0, 3].set(title="best found: tokens\n" r"$W_U W_U^T$, centred", xlabel="token", ylabel="token")
         colour_bar(image, axes[0, 3:], "product")
         image = heat(axes[1, 3], tokens @ tokens.T, True)
         half = len(tokens) // 2
-        axes[1, 3].set(title="transformer: inputs\n" r"$(W_E + pos)(W_E + pos)^T$",
-                       xlabel="token at position 0 | at position 1", ylabel="token at 1 | at 0")
+        axes[1, 3].set(
+            title="transformer: inputs\n" r"$(W_E + pos)(W_E + pos)^T$",
+            xlabel="token at position 0 | at position 1",
+            ylabel="token at 1 | at 0",
+        )
         ticks = range(0, len(tokens), max(1, half // 5))
         for axis, line in ((axes[1, 3].xaxis, axes[1, 3].axvline), (axes[1, 3].yaxis, axes[1, 3].axhline)):
             axis.set_ticks(ticks, [str(tick % half) for tick in ticks], fontsize=8)
@@ -178,9 +217,13 @@ def plot_subspace(path: Path, ranks: list[int], trained: dict, optima: dict, ran
             band(axes, ranks, optima[name], color, f"{name}, optimum", ls="--")
         axes.axhline(random, color=COLORS["grey"], ls=":", label="two random spans")
         seeds = len(next(iter(trained.values()))[0])
-        axes.set(xlabel="rank of the log-probabilities", ylabel="distance of the projections", xticks=ranks,
-                 ylim=(-0.05, 1.3 * random),
-                 title=f"span(W_U) and the top {d} directions of the law  ({seeds} laws each)")
+        axes.set(
+            xlabel="rank of the log-probabilities",
+            ylabel="distance of the projections",
+            xticks=ranks,
+            ylim=(-0.05, 1.3 * random),
+            title=f"span(W_U) and the top {d} directions of the law  ({seeds} laws each)",
+        )
         axes.legend(fontsize=8, loc="upper left", ncols=3)
 
 
@@ -192,8 +235,12 @@ def plot_closed_form(path: Path, table: dict[str, list[float]], transposed: list
             color = COLORS["red"] if name not in table else COLORS["blue"]
             axes.plot(values, [place] * len(values), "o", color=color, alpha=0.8)
         axes.set_yticks(range(len(rows)), list(rows))
-        axes.set(xlabel="divergence (nats)", xlim=(0, None), ylim=(len(rows) - 0.5, -0.5),
-                 title=f"Embeddings of contexts  (dots: {seeds} laws)")
+        axes.set(
+            xlabel="divergence (nats)",
+            xlim=(0, None),
+            ylim=(len(rows) - 0.5, -0.5),
+            title=f"Embeddings of contexts  (dots: {seeds} laws)",
+        )
         axes.ticklabel_format(axis="x", scilimits=(-2, 2))
 
 
@@ -206,14 +253,25 @@ def plot_optimum(path: Path, rows: list[dict], steps: int, seeds: int) -> None:
             axes.plot(row["optimum"], place, "|", color=COLORS["green"], ms=18, mew=3, label=names[1])
             axes.plot(row["random"], place, "x", color=COLORS["red"], label=names[2])
         axes.set_yticks(range(len(rows)), [row["law"] for row in rows])
-        axes.set(xscale="log", xlabel="divergence (nats)", ylim=(len(rows) - 0.5, -0.5),
-                 title="How far training stays from the best of its rank")
+        axes.set(
+            xscale="log",
+            xlabel="divergence (nats)",
+            ylim=(len(rows) - 0.5, -0.5),
+            title="How far training stays from the best of its rank",
+        )
         axes.legend(fontsize=8, loc="upper left")
 
 
-NICE = {"vocab_size": "tokens N", "n_embd": "width d", "n_parallel": "parallel heads",
-        "n_head": "heads of a module, d = 6", "n_layer": "layers", "width": "MLP width",
-        "depth": "MLP depth, width 16", "fall": "fall of the token's law, ln(1/alpha)"}
+NICE = {
+    "vocab_size": "tokens N",
+    "n_embd": "width d",
+    "n_parallel": "parallel heads",
+    "n_head": "heads of a module, d = 6",
+    "n_layer": "layers",
+    "width": "MLP width",
+    "depth": "MLP depth, width 16",
+    "fall": "fall of the token's law, ln(1/alpha)",
+}
 
 
 def plot_scaling(path: Path, rows: list[dict], fits: dict, seeds: int) -> None:
@@ -232,16 +290,29 @@ def plot_scaling(path: Path, rows: list[dict], fits: dict, seeds: int) -> None:
                 shapes = [tuple(row[name] for name in names) for row in chosen]
                 for shape in dict.fromkeys(shapes):
                     here = np.array([shape == other for other in shapes])
-                    ax.plot(values, [excess[here & (x == value)].mean() for value in values], color=COLORS["grey"],
-                            lw=0.6, alpha=0.7)
+                    ax.plot(
+                        values,
+                        [excess[here & (x == value)].mean() for value in values],
+                        color=COLORS["grey"],
+                        lw=0.6,
+                        alpha=0.7,
+                    )
                 ax.set_xticks(values, [f"{value:.2f}" for value in values])
             else:
                 laws = [(row["alpha_1"], row["alpha_2"]) for row in chosen]
                 optima = np.array([row["optimum"] for row in chosen])
                 for law, color in zip(sorted(set(laws)), PALETTE):
                     here = np.array([law == other for other in laws])
-                    band(ax, values, [excess[here & (x == value)] for value in values], color, f"{law[0]}, {law[1]}",
-                         marker="o", ms=3, lw=1)
+                    band(
+                        ax,
+                        values,
+                        [excess[here & (x == value)] for value in values],
+                        color,
+                        f"{law[0]}, {law[1]}",
+                        marker="o",
+                        ms=3,
+                        lw=1,
+                    )
                     ax.plot(values, [optima[here & (x == value)][0] for value in values], color=color, ls=":", lw=1)
                 ax.set_xticks(values, [str(int(value)) for value in values])
             fit = fits[sweep].get("excess")
@@ -255,15 +326,18 @@ def plot_scaling(path: Path, rows: list[dict], fits: dict, seeds: int) -> None:
         for ax in list(grid.flat)[len(sweeps) :]:
             ax.axis("off")
         handles, labels = grid[0, 0].get_legend_handles_labels()
-        title = ("divergence less that of the best of rank d;\n"
-                 f"a line for each law, alphas of context, token;\nband: {seeds} seeds\n"
-                 "dotted: the divergence of the best itself\nblack: fitted power of the excess\n"
-                 "grey, last panel: a line for each shape")
+        title = (
+            "divergence less that of the best of rank d;\n"
+            f"a line for each law, alphas of context, token;\nband: {seeds} seeds\n"
+            "dotted: the divergence of the best itself\nblack: fitted power of the excess\n"
+            "grey, last panel: a line for each shape"
+        )
         list(grid.flat)[len(sweeps)].legend(handles, labels, title=title, fontsize=8, title_fontsize=8, loc="center")
 
 
-def plot_memorization(path: Path, rows: list[dict], published: dict, N: int, associations: int, bound,
-                      seeds: int) -> None:
+def plot_memorization(
+    path: Path, rows: list[dict], published: dict, N: int, associations: int, bound, seeds: int
+) -> None:
     """Accuracy against heads, head size and width; the published points and the bound beside it."""
     titles = {"heads": "heads H", "head_dim": "head size $d_h$", "n_embd": "width d"}
     with figure(path, width=11, height=3.7, columns=3, sharey=True) as axes:
@@ -273,12 +347,21 @@ def plot_memorization(path: Path, rows: list[dict], published: dict, N: int, ass
             table = [[row["accuracy"] for row in chosen if row[sweep] == value] for value in values]
             band(ax, values, table, COLORS["blue"], f"ours, {seeds} seed{'s' * (seeds > 1)}", marker="o", ms=4)
             if sweep in published:
-                ax.plot(list(published[sweep]), list(published[sweep].values()), "s", mfc="none",
-                        color=COLORS["orange"],
-                        label="published")
-            ax.plot(values, [next(row["bound"] for row in chosen if row[sweep] == value) for value in values],
-                    color=COLORS["green"], ls="--",
-                    label="bound: $H d_h + d$ stored")
+                ax.plot(
+                    list(published[sweep]),
+                    list(published[sweep].values()),
+                    "s",
+                    mfc="none",
+                    color=COLORS["orange"],
+                    label="published",
+                )
+            ax.plot(
+                values,
+                [next(row["bound"] for row in chosen if row[sweep] == value) for value in values],
+                color=COLORS["green"],
+                ls="--",
+                label="bound: $H d_h + d$ stored",
+            )
             ax.axhline(1 / N, color="black", ls=":", label="guessing")
             names = {"heads": "H", "head_dim": "$d_h$", "n_embd": "d"}
             others = ", ".join(f"{name} = {chosen[0][key]}" for key, name in names.items() if key != sweep)

@@ -24,8 +24,9 @@ def attention_map(model: Transformers, layer: int = 0) -> Tensor:
     token.
     """
     if model.order != 3:
-        raise ValueError(f"an attention map over pairs of tokens is of trigram models; this one is of order "
-                         f"{model.order}")
+        raise ValueError(
+            f"an attention map over pairs of tokens is of trigram models; this one is of order {model.order}"
+        )
     idx = all_contexts(model.vocab_size, 3).to(model.wte.device)
     with record(model, f"h.{layer}.attn.pattern") as seen:
         model(idx)
@@ -47,14 +48,19 @@ class Contributions:
 
     def shifted(self, by: int) -> "Contributions":
         """Head h with what it writes h * `by` contexts further on: heads that do not know of each other's context."""
-        return Contributions(*(torch.stack([part[:, :, h].roll(h * by, 1) for h in range(part.size(2))], 2)
-                               for part in (self.written, self.logits, self.tokens)))
+        return Contributions(
+            *(
+                torch.stack([part[:, :, h].roll(h * by, 1) for h in range(part.size(2))], 2)
+                for part in (self.written, self.logits, self.tokens)
+            )
+        )
 
     def lead(self, answers: Tensor) -> tuple[Tensor, Tensor]:
         """By how much the logit of answers[c] exceeds the largest other, from each head alone and from all together.
 
         Returns solo (M, R, H) and group (M, R). A group can lead where no head does.
         """
+
         def ahead(logits: Tensor) -> Tensor:
             index = answers.view(1, -1, *[1] * (logits.ndim - 2)).expand(*logits.shape[:-1], 1)
             others = logits.scatter(-1, index, -math.inf).max(-1).values

@@ -50,8 +50,16 @@ class Objective:
     ahead       steps whose batches are drawn at once
     """
 
-    def __init__(self, laws: Law | Sequence[Law], kind: str, seeds: Sequence[int], batch_size: int = 0,
-                 device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, ahead: int = 64):
+    def __init__(
+        self,
+        laws: Law | Sequence[Law],
+        kind: str,
+        seeds: Sequence[int],
+        batch_size: int = 0,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        ahead: int = 64,
+    ):
         laws = [laws] if isinstance(laws, Law) else list(laws)
         if kind not in OBJECTIVES:
             raise ValueError(f"the objective is {kind!r}; it must be one of {', '.join(OBJECTIVES)}")
@@ -102,8 +110,10 @@ class Objective:
         """(M, batch_size) draws from each law's n-grams."""
         if not self._stock:
             laws = self.laws * (len(self.seeds) if len(self.laws) == 1 else 1)
-            drawn = [torch.multinomial(law.joint.flatten(), self.ahead * self.batch_size, True, generator=generator)
-                     for law, generator in zip(laws, self.generators)]
+            drawn = [
+                torch.multinomial(law.joint.flatten(), self.ahead * self.batch_size, True, generator=generator)
+                for law, generator in zip(laws, self.generators)
+            ]
             self._stock = list(torch.stack(drawn).to(self.device).view(len(drawn), self.ahead, -1).unbind(1))
         return self._stock.pop()
 
@@ -133,6 +143,12 @@ def score_logits(logits: Tensor, laws: Sequence[Law]) -> Scores:
         divergence = -(law.joint * row.log_softmax(-1)).sum() - law.entropy()
         said = law.conditional.gather(1, row.argmax(-1, keepdim=True))[:, 0]
         best = law.conditional.max(-1).values
-        rows.append([divergence, (law.contexts * (said >= best)).sum(), (law.contexts * said).sum(),
-                     (law.contexts * best).sum()])
+        rows.append(
+            [
+                divergence,
+                (law.contexts * (said >= best)).sum(),
+                (law.contexts * said).sum(),
+                (law.contexts * best).sum(),
+            ]
+        )
     return Scores(*torch.tensor(rows, dtype=torch.float64).T)

@@ -46,14 +46,26 @@ class Optimum:
     gradient: float  # its largest component, at the end of the best start
 
 
-def solve(law: Law, rank: int, starts: int | None = None, seed: int = 0, max_iters: int | None = None,
-          tolerance: float = 1e-10) -> Optimum:
+def solve(
+    law: Law,
+    rank: int,
+    starts: int | None = None,
+    seed: int = 0,
+    max_iters: int | None = None,
+    tolerance: float = 1e-10,
+) -> Optimum:
     """The best logits of rank `rank` for one law; see `solve_all`."""
     return solve_all([law], rank, starts, seed, max_iters, tolerance)[0]
 
 
-def solve_all(laws: Sequence[Law], rank: int, starts: int | None = None, seed: int = 0, max_iters: int | None = None,
-              tolerance: float = 1e-10) -> list[Optimum]:
+def solve_all(
+    laws: Sequence[Law],
+    rank: int,
+    starts: int | None = None,
+    seed: int = 0,
+    max_iters: int | None = None,
+    tolerance: float = 1e-10,
+) -> list[Optimum]:
     """The best logits of rank `rank` for each of several laws over the same tokens.
 
     starts      how many: one from least squares, the others random; 4, or 2 for a large problem
@@ -67,15 +79,21 @@ def solve_all(laws: Sequence[Law], rank: int, starts: int | None = None, seed: i
     if starts < 1 or max_iters < 1:
         raise ValueError(f"starts is {starts} and max_iters {max_iters}; both must be at least 1")
     seen = sum(law.contexts for law in laws).nonzero()[:, 0]  # the others cost nothing, whatever their logits
-    problem = Problem(torch.stack([law.contexts[seen] for law in laws]).repeat_interleave(starts, 0),
-                      torch.stack([law.conditional[seen] for law in laws]).repeat_interleave(starts, 0))
+    problem = Problem(
+        torch.stack([law.contexts[seen] for law in laws]).repeat_interleave(starts, 0),
+        torch.stack([law.conditional[seen] for law in laws]).repeat_interleave(starts, 0),
+    )
     generator, first, K = torch.Generator().manual_seed(seed), [], len(seen)
     for law in laws:
         wte, lm_head = least_squares(law, rank)
         first.append((wte[seen], lm_head))
         for _ in range(starts - 1):
-            first.append(tuple(torch.randn(factor.shape, generator=generator, dtype=torch.float64) * factor.std()
-                               for factor in (wte[seen], lm_head)))
+            first.append(
+                tuple(
+                    torch.randn(factor.shape, generator=generator, dtype=torch.float64) * factor.std()
+                    for factor in (wte[seen], lm_head)
+                )
+            )
     x = torch.stack([torch.cat(factors) for factors in first])  # (M, R + N, d): both factors, one below the other
     iterations = 0
     if large:
@@ -89,8 +107,16 @@ def solve_all(laws: Sequence[Law], rank: int, starts: int | None = None, seed: i
         best = i * starts + int(ends.argmin())
         wte = torch.zeros(len(law.contexts), rank, dtype=torch.float64)
         wte[seen] = x[best, :K]
-        results.append(Optimum(value[best].item(), wte, x[best, K:], ends.tolist(), iterations + more,
-                               gradient[best].abs().max().item()))
+        results.append(
+            Optimum(
+                value[best].item(),
+                wte,
+                x[best, K:],
+                ends.tolist(),
+                iterations + more,
+                gradient[best].abs().max().item(),
+            )
+        )
     return results
 
 
@@ -155,6 +181,7 @@ def lbfgs(problem: Problem, x: Tensor, max_iters: int, tolerance: float) -> tupl
 
     Returns x, f (M,), the number of steps and the gradient.
     """
+
     def dot(a: Tensor, b: Tensor) -> Tensor:
         return (a * b).sum((1, 2))[:, None, None]
 

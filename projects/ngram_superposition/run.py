@@ -21,7 +21,8 @@
 
 Each has its own defaults, and takes the flags that it uses: `run.py EXPERIMENT --max_iters 100 --n_embd 3`.
 
-With --resume an experiment whose result is there, from the same settings, seeds, device and number format, is kept; one that
+With --resume an experiment whose result is there, from the same settings, seeds, device and number format, is kept;
+one that
 was cut short starts again. The numbers are then those of an unbroken run.
 """
 
@@ -32,11 +33,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
 
+from mingpt.fast.memory import keep_freed_memory
 from mingpt.support.checkpoints import read_sealed, write_sealed
 from mingpt.support.command import one_line_errors, way_to_go_on
 from mingpt.support.config import Parser, config_from_args, config_to_dict, differences
 from mingpt.support.files import own_folder
-from mingpt.support.devices import keep_freed_memory
 from projects.ngram_superposition import experiments, faults, scaling
 from projects.ngram_superposition.settings import Options, Setup
 
@@ -47,62 +48,123 @@ SAMPLED = dict(objective="next", max_iters=5000, learning_rate=1e-3)
 EXPERIMENTS = {  # name -> its function, its settings (no others can be given), and what --quick changes
     "dynamics": (
         experiments.dynamics,
-        dict(vocab_size=100, n_embd=10, n_parallel=5, **MODEL, **LAW, nb_tokens="40,40,1", max_iters=5000,
-             learning_rate=1e-3, batch_size=1024),
-        dict(vocab_size=8, n_embd=3, nb_tokens="8,8,1")),
+        dict(
+            vocab_size=100,
+            n_embd=10,
+            n_parallel=5,
+            **MODEL,
+            **LAW,
+            nb_tokens="40,40,1",
+            max_iters=5000,
+            learning_rate=1e-3,
+            batch_size=1024,
+        ),
+        dict(vocab_size=8, n_embd=3, nb_tokens="8,8,1"),
+    ),
     "freezing": (
         experiments.freezing,
         dict(vocab_size=10, n_embd=5, n_parallel=20, **MODEL, **LAW, nb_tokens="10,10,1", **SAMPLED, batch_size=1024),
-        dict(vocab_size=5, nb_tokens="5,5,1", n_parallel=2)),
+        dict(vocab_size=5, nb_tokens="5,5,1", n_parallel=2),
+    ),
     "scaling": (
         scaling.scaling,
-        dict(vocab_size=10, n_embd=5, n_parallel=5, **MODEL, objective="exact", max_iters=1500, learning_rate=1e-2,
-             batch_size=512),
-        dict(vocab_size=5, n_embd=3, n_parallel=2)),
+        dict(
+            vocab_size=10,
+            n_embd=5,
+            n_parallel=5,
+            **MODEL,
+            objective="exact",
+            max_iters=1500,
+            learning_rate=1e-2,
+            batch_size=512,
+        ),
+        dict(vocab_size=5, n_embd=3, n_parallel=2),
+    ),
     "modifications": (
         experiments.modifications,
         dict(vocab_size=100, n_embd=10, n_parallel=10, **MODEL, **LAW, nb_tokens="40,40,1", **SAMPLED, batch_size=1024),
-        dict(vocab_size=6, n_embd=3, nb_tokens="6,6,1", n_parallel=2)),
+        dict(vocab_size=6, n_embd=3, nb_tokens="6,6,1", n_parallel=2),
+    ),
     "attention_map": (
         experiments.attention_maps,
         dict(vocab_size=100, n_embd=10, n_parallel=3, **MODEL, **LAW, nb_tokens="10,10,1", **SAMPLED, batch_size=1024),
-        dict(vocab_size=10, n_embd=3, nb_tokens="10,10,1", n_parallel=2)),
+        dict(vocab_size=10, n_embd=3, nb_tokens="10,10,1", n_parallel=2),
+    ),
     "head_contributions": (
         experiments.contributions,
-        dict(vocab_size=10, n_embd=5, n_parallel=2, **MODEL, **LAW, nb_tokens="10,5,1",
-             **{**SAMPLED, "max_iters": 4000}, batch_size=512),
-        dict(vocab_size=6, nb_tokens="6,3,1", n_embd=3)),
+        dict(
+            vocab_size=10,
+            n_embd=5,
+            n_parallel=2,
+            **MODEL,
+            **LAW,
+            nb_tokens="10,5,1",
+            **{**SAMPLED, "max_iters": 4000},
+            batch_size=512,
+        ),
+        dict(vocab_size=6, nb_tokens="6,3,1", n_embd=3),
+    ),
     "superposition": (
         experiments.superposition,
-        dict(vocab_size=10, n_embd=5, n_parallel=5, **MODEL, **{**LAW, "law": "peaked"}, nb_tokens="all", **SAMPLED,
-             batch_size=512),
-        dict(vocab_size=6, n_embd=3)),
+        dict(
+            vocab_size=10,
+            n_embd=5,
+            n_parallel=5,
+            **MODEL,
+            **{**LAW, "law": "peaked"},
+            nb_tokens="all",
+            **SAMPLED,
+            batch_size=512,
+        ),
+        dict(vocab_size=6, n_embd=3),
+    ),
     "subspace": (
         experiments.subspace,
         dict(vocab_size=10, n_embd=5, **SAMPLED, batch_size=512),
-        dict(vocab_size=5, n_embd=4)),
+        dict(vocab_size=5, n_embd=4),
+    ),
     "closed_form": (
         experiments.closed_form,
         dict(vocab_size=10, n_embd=5, **{**SAMPLED, "learning_rate": 5e-4}, batch_size=1024),
-        dict(vocab_size=6, n_embd=3)),
+        dict(vocab_size=6, n_embd=3),
+    ),
     "memorization": (
         scaling.memorization,
-        dict(vocab_size=50, **LAW, nb_tokens="50,50,1", objective="next", max_iters=10_000, learning_rate=1e-2,
-             batch_size=1024),
-        dict(vocab_size=6, nb_tokens="6,6,1")),
+        dict(
+            vocab_size=50,
+            **LAW,
+            nb_tokens="50,50,1",
+            objective="next",
+            max_iters=10_000,
+            learning_rate=1e-2,
+            batch_size=1024,
+        ),
+        dict(vocab_size=6, nb_tokens="6,6,1"),
+    ),
     "optimum": (
         experiments.optimum,
         dict(vocab_size=10, n_embd=5, **{**SAMPLED, "max_iters": 4000}, batch_size=512),
-        dict(vocab_size=6, n_embd=3)),
+        dict(vocab_size=6, n_embd=3),
+    ),
     "large_optimum": (
         experiments.large_optimum,
         dict(vocab_size=100, n_embd=10, **{**LAW, "alphas": "0.9,0.9,0.6"}, nb_tokens="all", max_iters=150),
-        dict(vocab_size=6, n_embd=3)),
+        dict(vocab_size=6, n_embd=3),
+    ),
     "faults": (
         faults.faults,
-        dict(vocab_size=10, n_embd=5, n_parallel=5, **MODEL, **LAW, nb_tokens="10,10,1",
-             **{**SAMPLED, "max_iters": 2000}, batch_size=512),
-        dict()),
+        dict(
+            vocab_size=10,
+            n_embd=5,
+            n_parallel=5,
+            **MODEL,
+            **LAW,
+            nb_tokens="10,10,1",
+            **{**SAMPLED, "max_iters": 2000},
+            batch_size=512,
+        ),
+        dict(),
+    ),
 }
 QUICK = dict(max_iters=10, batch_size=128)  # of every experiment that has them
 HAS_QUICK = {"scaling", "memorization"}  # those with shorter lists of settings, too
@@ -112,7 +174,10 @@ VERSION = 1  # of the results: to be raised when an experiment comes to measure 
 
 
 def make_setup(name: str, given: dict, quick: bool) -> Setup:
-    """The settings of an experiment: its defaults, those of --quick, and what was given. ValueError for what it does not take."""
+    """The settings of an experiment: its defaults, those of --quick, and what was given.
+
+    ValueError for what it does not take.
+    """
     _, defaults, small = EXPERIMENTS[name]
     for flag in given:
         if flag not in defaults:
@@ -137,17 +202,24 @@ def is_finished(path: Path, identity: dict) -> bool:
 
 def flat(identity: dict) -> dict:
     """The same with what is in dictionaries on the level above."""
-    return {name: value for key, part in identity.items()
-            for name, value in (part if isinstance(part, dict) else {key: part}).items()}
+    return {
+        name: value
+        for key, part in identity.items()
+        for name, value in (part if isinstance(part, dict) else {key: part}).items()
+    }
 
 
 def run(name: str, setup: Setup, options: Options, quick: bool) -> None:
     """One experiment. Its settings and its numbers are written to <name>.json, after everything else."""
     function, defaults, _ = EXPERIMENTS[name]
     path = options.path(f"{name}.json")
-    identity = {"experiment": name, "version": VERSION, "quick": quick,
-                "settings": {flag: getattr(setup, flag) for flag in defaults},
-                "options": {flag: value for flag, value in config_to_dict(options).items() if flag not in ("out", "resume")}}
+    identity = {
+        "experiment": name,
+        "version": VERSION,
+        "quick": quick,
+        "settings": {flag: getattr(setup, flag) for flag in defaults},
+        "options": {flag: value for flag, value in config_to_dict(options).items() if flag not in ("out", "resume")},
+    }
     print(f"\n{name}", flush=True)
     if options.resume and is_finished(path, identity):
         print(f"kept: {path}")
@@ -176,7 +248,8 @@ def main() -> None:
             raise ValueError(f"all takes no --{next(iter(given))}; experiments differ in their settings: run one")
         names = list(EXPERIMENTS) if args.experiment == "all" else [args.experiment]
         setups = {name: make_setup(name, given, args.quick) for name in names}  # a mistake comes up before any work
-        going_on = f"experiments that are finished are kept in {options.out}, and the same command with --resume runs the others"
+        kept = f"experiments that are finished are kept in {options.out}"
+        going_on = f"{kept}, and the same command with --resume runs the others"
         with own_folder(options.out), way_to_go_on(going_on):
             for name, setup in setups.items():
                 run(name, setup, options, args.quick)

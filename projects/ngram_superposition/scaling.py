@@ -16,7 +16,7 @@ from projects.ngram_superposition.losses import evaluate
 from projects.ngram_superposition.optimum import solve_all
 from projects.ngram_superposition.settings import Options, Setup
 from projects.ngram_superposition.training import TrainingConfig, train
-from projects.ngram_superposition.transformer import Transformers, TransformerConfig
+from projects.ngram_superposition.transformer import TransformerConfig, Transformers
 
 SWEEPS = {  # what is varied -> its values, and what is set beside it
     "vocab_size": ([7, 8, 10, 12, 14, 20, 28], {}),
@@ -85,25 +85,49 @@ def scaling(setup: Setup, options: Options, quick: bool = False) -> dict:
             for i, (a, b) in enumerate(alphas):
                 for j, seed in enumerate(options.model_seeds):
                     k = i * options.seeds + j
-                    rows.append({"sweep": sweep, "value": value, "alpha_1": a, "alpha_2": b, "seed": seed,
-                                 "N": config.vocab_size, "d": config.n_embd, "n_layer": config.n_layer,
-                                 "para": config.n_parallel, "n_head": config.n_head, "width": config.width,
-                                 "depth": config.depth,
-                                 "divergence": scores.divergence[k].item(), "accuracy": scores.accuracy[k].item(),
-                                 "optimum": best[i], "random": laws_of[config.vocab_size][i].random_divergence()})
+                    rows.append(
+                        {
+                            "sweep": sweep,
+                            "value": value,
+                            "alpha_1": a,
+                            "alpha_2": b,
+                            "seed": seed,
+                            "N": config.vocab_size,
+                            "d": config.n_embd,
+                            "n_layer": config.n_layer,
+                            "para": config.n_parallel,
+                            "n_head": config.n_head,
+                            "width": config.width,
+                            "depth": config.depth,
+                            "divergence": scores.divergence[k].item(),
+                            "accuracy": scores.accuracy[k].item(),
+                            "optimum": best[i],
+                            "random": laws_of[config.vocab_size][i].random_divergence(),
+                        }
+                    )
         print(f"  {sweep}: done after {time.perf_counter() - started:.0f} s", flush=True)
     write_csv(options.path("scaling.csv"), rows)
     fits = fit_sweeps(rows)
     plot_scaling(options.path("scaling.png"), rows + fall_rows(rows), fits, options.seeds)
     print(f"{'':12}{'exponent of the divergence':>30}{'of what it exceeds the best found by':>38}")
     for sweep, fit in fits.items():
-        print(f"{sweep:12}" + "".join(f"{f.exponent:>{w}.2f} [{f.low:.2f}, {f.high:.2f}]"
-                                       for f, w in ((fit["divergence"], 16), (fit.get("excess"), 24)) if f))
+        print(
+            f"{sweep:12}"
+            + "".join(
+                f"{f.exponent:>{w}.2f} [{f.low:.2f}, {f.high:.2f}]"
+                for f, w in ((fit["divergence"], 16), (fit.get("excess"), 24))
+                if f
+            )
+        )
     seconds = time.perf_counter() - started
     settings = len(done) * len(alphas)
     print(f"{settings} settings x {options.seeds} seeds in {seconds:.0f} s")
-    return {"settings": settings, "models": settings * options.seeds, "seconds": round(seconds, 1),
-            "fits": {sweep: {name: vars(f) for name, f in fit.items()} for sweep, fit in fits.items()}}
+    return {
+        "settings": settings,
+        "models": settings * options.seeds,
+        "seconds": round(seconds, 1),
+        "fits": {sweep: {name: vars(f) for name, f in fit.items()} for sweep, fit in fits.items()},
+    }
 
 
 SHAPE = ("N", "d", "n_layer", "para", "n_head", "width", "depth")
@@ -153,8 +177,19 @@ def run_shape(config: TransformerConfig, laws: list[Law], setup: Setup, options:
 PUBLISHED = {
     "heads": {1: 0.130, 6: 0.324, 11: 0.506, 16: 0.685, 21: 0.861, 26: 0.963, 31: 0.997},
     "head_dim": {1: 0.081, 2: 0.110, 3: 0.155, 4: 0.209, 5: 0.288, 6: 0.357, 7: 0.453, 8: 0.546, 9: 0.639, 10: 0.804},
-    "n_embd": {5: 0.264, 6: 0.362, 7: 0.460, 8: 0.578, 9: 0.697, 10: 0.809, 11: 0.777, 12: 0.789, 13: 0.786, 14: 0.812,
-               15: 0.814},
+    "n_embd": {
+        5: 0.264,
+        6: 0.362,
+        7: 0.460,
+        8: 0.578,
+        9: 0.697,
+        10: 0.809,
+        11: 0.777,
+        12: 0.789,
+        13: 0.786,
+        14: 0.812,
+        15: 0.814,
+    },
 }
 
 
@@ -172,8 +207,11 @@ def memorization(setup: Setup, options: Options, quick: bool = False) -> dict:
     started, N = time.perf_counter(), setup.vocab_size
     law = setup.make_law(options.seed)
     associations = int((law.contexts > 0).sum())
-    points = {"heads": [1, 3], "head_dim": [1, 4], "n_embd": [4, 6]} if quick else \
-        {"heads": [1, 6, 11, 16, 21, 26, 31], "head_dim": [1, 3, 5, 7, 10], "n_embd": [5, 7, 10, 15]}
+    points = (
+        {"heads": [1, 3], "head_dim": [1, 4], "n_embd": [4, 6]}
+        if quick
+        else {"heads": [1, 6, 11, 16, 21, 26, 31], "head_dim": [1, 3, 5, 7, 10], "n_embd": [5, 7, 10, 15]}
+    )
     rows, done = [], {}
     for sweep, values in points.items():
         for value in values:
@@ -181,17 +219,34 @@ def memorization(setup: Setup, options: Options, quick: bool = False) -> dict:
             key = tuple(shape.values())
             if key not in done:
                 done[key] = memorize(setup, options, law, shape)
-                print(f"  {shape}: accuracy {' '.join(f'{a:.3f}' for a in done[key][0])}, "
-                      f"{time.perf_counter() - started:.0f} s", flush=True)
+                print(
+                    f"  {shape}: accuracy {' '.join(f'{a:.3f}' for a in done[key][0])}, "
+                    f"{time.perf_counter() - started:.0f} s",
+                    flush=True,
+                )
             accuracies, parameters = done[key]
             for seed, accuracy in zip(options.model_seeds, accuracies):
-                rows.append({"sweep": sweep, **shape, "seed": seed, "accuracy": accuracy, "parameters": parameters,
-                             "bound": accuracy_bound(N, associations, *key),
-                             "published": PUBLISHED[sweep].get(value, math.nan) if N == 50 else math.nan})
+                rows.append(
+                    {
+                        "sweep": sweep,
+                        **shape,
+                        "seed": seed,
+                        "accuracy": accuracy,
+                        "parameters": parameters,
+                        "bound": accuracy_bound(N, associations, *key),
+                        "published": PUBLISHED[sweep].get(value, math.nan) if N == 50 else math.nan,
+                    }
+                )
     write_csv(options.path("memorization.csv"), rows)
-    plot_memorization(options.path("memorization.png"), rows, PUBLISHED if N == 50 else {}, N, associations,
-                      accuracy_bound,
-                      options.seeds)
+    plot_memorization(
+        options.path("memorization.png"),
+        rows,
+        PUBLISHED if N == 50 else {},
+        N,
+        associations,
+        accuracy_bound,
+        options.seeds,
+    )
     return {"seconds": round(time.perf_counter() - started, 1), "associations": associations, "rows": rows}
 
 
@@ -209,6 +264,7 @@ def write_csv(path, rows: list[dict]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
-                     for row in rows)
+    writer.writerows(
+        {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()} for row in rows
+    )
     write_text(path, text.getvalue())

@@ -9,11 +9,19 @@ import torch
 
 from mingpt.support.command import printable
 from mingpt.support.devices import pick_device
-from projects.ngram_superposition.distributions import (Law, almost_rank_law, first_positions_law, geometric_law,
-                                                        peaked_law, power_law, rank_law, zipf_law)
+from projects.ngram_superposition.distributions import (
+    Law,
+    almost_rank_law,
+    first_positions_law,
+    geometric_law,
+    peaked_law,
+    power_law,
+    rank_law,
+    zipf_law,
+)
 from projects.ngram_superposition.losses import OBJECTIVES, Objective
 from projects.ngram_superposition.training import TrainingConfig
-from projects.ngram_superposition.transformer import Ensemble, Transformers, TransformerConfig
+from projects.ngram_superposition.transformer import Ensemble, TransformerConfig, Transformers
 
 LARGEST = 2**31  # sizes from here on fit no computer that this runs on; from 2^63 on they fit no tensor
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -70,10 +78,14 @@ class Setup:
     width: Annotated[int, "hidden units of the MLP; 0: no MLP"] = 0
     depth: Annotated[int, "hidden layers of the MLP"] = 1
     law: Annotated[str, ", ".join(LAWS)] = "geometric"
-    alphas: Annotated[str, "how fast probabilities fall in each table of a geometric or power law, e.g. 1,1,0.6"] = \
+    alphas: Annotated[str, "how fast probabilities fall in each table of a geometric or power law, e.g. 1,1,0.6"] = (
         "1,1,1"
-    nb_tokens: Annotated[str, "tokens with a probability above 0 in each row of each table, e.g. 40,40,1; all: all of "
-                              "them, in as many tables as there are alphas"] = "10,10,1"
+    )
+    nb_tokens: Annotated[
+        str,
+        "tokens with a probability above 0 in each row of each table, e.g. 40,40,1; all: all of "
+        "them, in as many tables as there are alphas",
+    ] = "10,10,1"
     peak: Annotated[float, "probability of the likeliest token in a peaked or balanced law"] = 0.95
     rank: Annotated[int, "of the logits in a law that has a rank; 0: n_embd"] = 0
     objective: Annotated[str, "exact, full or next: all contexts, or drawn ones against the law or one token"] = "next"
@@ -90,16 +102,20 @@ class Setup:
         if self.objective not in OBJECTIVES:
             raise ValueError(f"--objective is {self.objective!r}; it must be one of {', '.join(OBJECTIVES)}")
         if self.n_embd > self.vocab_size:
-            raise ValueError(f"--n_embd is {self.n_embd}, more than the {self.vocab_size} tokens; no logits have "
-                             "that rank")
+            raise ValueError(
+                f"--n_embd is {self.n_embd}, more than the {self.vocab_size} tokens; no logits have that rank"
+            )
         if self.batch_size < 1:
             raise ValueError(f"--batch_size is {self.batch_size}; it must be at least 1")
-        self.counts, self.rates, self.model, self.training  # so that mistakes come up now
+        _ = self.counts, self.rates, self.model, self.training  # so that mistakes come up now
 
     @property
     def counts(self) -> list[int]:
-        return [self.vocab_size] * len(self.rates) if self.nb_tokens == "all" else \
-            numbers(self.nb_tokens, "nb_tokens", int)
+        return (
+            [self.vocab_size] * len(self.rates)
+            if self.nb_tokens == "all"
+            else numbers(self.nb_tokens, "nb_tokens", int)
+        )
 
     @property
     def rates(self) -> list[float]:
@@ -107,8 +123,16 @@ class Setup:
 
     @property
     def model(self) -> TransformerConfig:
-        return TransformerConfig(self.vocab_size, max(2, len(self.counts)), self.n_embd, self.n_layer, self.n_parallel,
-                                 self.n_head, width=self.width, depth=self.depth)
+        return TransformerConfig(
+            self.vocab_size,
+            max(2, len(self.counts)),
+            self.n_embd,
+            self.n_layer,
+            self.n_parallel,
+            self.n_head,
+            width=self.width,
+            depth=self.depth,
+        )
 
     @property
     def training(self) -> TrainingConfig:
@@ -121,8 +145,10 @@ class Setup:
         if self.law in RANKED_LAWS:
             return (geometric_law if self.law == "geometric" else power_law)(self.rates, counts, N, seed)
         if counts[-1] != N:
-            raise ValueError(f"--nb_tokens ends in {counts[-1]}; a {self.law} law makes all tokens possible at the "
-                             f"end, so it must end in {N}, or be all")
+            raise ValueError(
+                f"--nb_tokens ends in {counts[-1]}; a {self.law} law makes all tokens possible at the "
+                f"end, so it must end in {N}, or be all"
+            )
         if self.law in ("peaked", "balanced"):
             return peaked_law(counts[:-1], N, self.peak, 0, seed, self.law == "balanced")
         if self.law in ("rank", "aligned_rank"):

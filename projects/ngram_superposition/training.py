@@ -22,8 +22,14 @@ class EnsembleAdam:
     not learn.
     """
 
-    def __init__(self, model: Ensemble, rates: float | Sequence[float], frozen: Sequence[Sequence[str]] | None = None,
-                 betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
+    def __init__(
+        self,
+        model: Ensemble,
+        rates: float | Sequence[float],
+        frozen: Sequence[Sequence[str]] | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ):
         self.parameters, self.betas, self.eps, self.steps = list(model.parameters()), betas, eps, 0
         M = model.models
         rates = torch.as_tensor(rates, dtype=self.parameters[0].dtype).expand(M)
@@ -47,8 +53,9 @@ class EnsembleAdam:
     def step(self, loss: Tensor, factor: float = 1.0) -> None:
         """One step down `loss`, a scalar, at `factor` times the rates."""
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        gradient = torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten()
-                              for g, p in zip(gradients, self.parameters)])
+        gradient = torch.cat(
+            [torch.zeros_like(p).flatten() if g is None else g.flatten() for g, p in zip(gradients, self.parameters)]
+        )
         self.steps += 1
         beta1, beta2 = self.betas
         self.mean.lerp_(gradient, 1 - beta1)
@@ -74,9 +81,16 @@ class TrainingConfig:
             raise ValueError(f"final_rate is {self.final_rate}; it must be in (0, 1]")
 
 
-def train(model: Ensemble, objective: Objective, config: TrainingConfig, frozen: Sequence[Sequence[str]] | None = None,
-          rates: Sequence[float] | None = None, eval_interval: int = 0, on_eval: Callable[[int], None] | None = None,
-          title: str = "") -> Tensor:
+def train(
+    model: Ensemble,
+    objective: Objective,
+    config: TrainingConfig,
+    frozen: Sequence[Sequence[str]] | None = None,
+    rates: Sequence[float] | None = None,
+    eval_interval: int = 0,
+    on_eval: Callable[[int], None] | None = None,
+    title: str = "",
+) -> Tensor:
     """Train all models of the ensemble in place. Returns each batch's divergence before its step, (max_iters, M), nats.
 
     rates      a learning rate for each model instead of config's

@@ -24,7 +24,11 @@ from mingpt.interpret.hooks import HookPoint
 from mingpt.low_rank import LowRank
 
 PARTS = {  # what can be frozen -> the parameters that it means, by the last part of their name
-    "E": ("wte",), "positions": ("wpe",), "QKV": ("c_q", "c_k", "c_v"), "O": ("c_o",), "U": ("lm_head",),
+    "E": ("wte",),
+    "positions": ("wpe",),
+    "QKV": ("c_q", "c_k", "c_v"),
+    "O": ("c_o",),
+    "U": ("lm_head",),
 }
 TOKEN_AXES = "uvwxyz"  # einsum's letters for the first, second, ... token of a context
 
@@ -45,19 +49,30 @@ class TransformerConfig:
     block_size: int = 0  # longest input; 0: order
 
     def __post_init__(self):
-        for name, least in (("vocab_size", 2), ("order", 2), ("n_embd", 1), ("n_layer", 1), ("n_parallel", 1),
-                            ("n_head", 1),
-                            ("head_dim", 0), ("width", 0), ("depth", 0)):
+        for name, least in (
+            ("vocab_size", 2),
+            ("order", 2),
+            ("n_embd", 1),
+            ("n_layer", 1),
+            ("n_parallel", 1),
+            ("n_head", 1),
+            ("head_dim", 0),
+            ("width", 0),
+            ("depth", 0),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.order > len(TOKEN_AXES) + 1:
             raise ValueError(f"order is {self.order}; it must be at most {len(TOKEN_AXES) + 1}")
         if self.block_size and self.block_size < self.order:
-            raise ValueError(f"block_size is {self.block_size}, shorter than an n-gram; it must be at least order, "
-                             f"{self.order}")
+            raise ValueError(
+                f"block_size is {self.block_size}, shorter than an n-gram; it must be at least order, {self.order}"
+            )
         if not self.head_dim and self.n_embd % self.n_head:
-            raise ValueError(f"n_embd is {self.n_embd}, which {self.n_head} heads do not divide; change n_embd or "
-                             "n_head, or set head_dim")
+            raise ValueError(
+                f"n_embd is {self.n_embd}, which {self.n_head} heads do not divide; change n_embd or "
+                "n_head, or set head_dim"
+            )
 
     @property
     def heads(self) -> int:
@@ -148,12 +163,16 @@ class Attention(nn.Module):
             scores = []
             for s in range(t + 1):
                 both = "".join(sorted({*axes[t], *axes[s]}))
-                score = (query * keys[s]).sum(-1) if s == t else \
-                    torch.einsum(f"m{axes[t]}hd,m{axes[s]}hd->m{both}h", query, keys[s])
+                score = (
+                    (query * keys[s]).sum(-1)
+                    if s == t
+                    else torch.einsum(f"m{axes[t]}hd,m{axes[s]}hd->m{both}h", query, keys[s])
+                )
                 scores.append(spread(score, both, full))
             pattern = torch.stack(torch.broadcast_tensors(*scores)).softmax(0).unbind()  # t + 1 times (M, N, ..., N, H)
-            outputs.append(sum(torch.einsum(f"m{full}h,m{axes[s]}hc->m{full}c", pattern[s], written[s])
-                               for s in range(t + 1)))
+            outputs.append(
+                sum(torch.einsum(f"m{full}h,m{axes[s]}hc->m{full}c", pattern[s], written[s]) for s in range(t + 1))
+            )
         return outputs
 
 
@@ -197,8 +216,9 @@ class Layer(nn.Module):
         x = self.resid_mid(keep("residual", x) + attn)
         return self.resid_post(x if self.mlp is None else x + self.mlp(layer_norm(x)))
 
-    def on_grid(self, x: list[Tensor], axes: list[str], pos: list[Tensor], keep: Keep,
-                positions: range) -> list[Tensor]:
+    def on_grid(
+        self, x: list[Tensor], axes: list[str], pos: list[Tensor], keep: Keep, positions: range
+    ) -> list[Tensor]:
         """The same on all contexts at once: x[t] is (M, N for each of axes[t], C)."""
         pos = [p.view(p.size(0), *[1] * len(a), -1) for p, a in zip(pos, axes)]
         normed = [layer_norm(part) for part in x]
@@ -259,7 +279,8 @@ class Transformers(Ensemble):
     (M, H, C, D) and c_o (M, H, D, C), h.<l>.mlp, lm_head (M, N, C). They start as in the study's notebook: as PyTorch
     starts a MultiheadAttention for each module, and linear layers for the rest.
 
-    What `mingpt.interpret.hooks` can record in a call: h.<l>.resid_pre, .resid_mid, .resid_post (M, B, T, C); h.<l>.attn.q, .k,
+    What `mingpt.interpret.hooks` can record in a call: h.<l>.resid_pre, .resid_mid, .resid_post (M, B, T, C);
+    h.<l>.attn.q, .k,
     .v (M, B, H, T, D), .scores, .pattern (M, B, H, T, T), .head_out (M, B, H, T, C), what each head writes; h.<l>.attn
     and .mlp (M, B, T, C); logits (M, B, T, N).
     """
@@ -278,7 +299,7 @@ class Transformers(Ensemble):
         self.logits = HookPoint()
 
         module_width = config.n_head * config.size_of_head
-        bounds = {name: C**-0.5 for name in ("wte", "wpe", "lm_head")}
+        bounds = dict.fromkeys(("wte", "wpe", "lm_head"), C ** (-0.5))
         bounds |= {name: math.sqrt(6 / (3 * module_width + C)) for name in ("c_q", "c_k", "c_v")}
         bounds["c_o"] = module_width**-0.5
         for name, parameter in self.named_parameters():

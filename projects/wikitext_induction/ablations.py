@@ -28,7 +28,9 @@ def without_previous(net: ConvAttentionNet) -> ConvAttentionNet:
 def one_further_back(net: ConvAttentionNet) -> ConvAttentionNet:
     """The previous tap moved by one, and any before it: it now reads the token two before."""
     kernel = net.layers["conv"].weight.detach()
-    return rebuilt(net, torch.cat([kernel[:, :, :CURRENT], torch.zeros_like(kernel[:, :, :1]), kernel[:, :, CURRENT:]], dim=2))
+    return rebuilt(
+        net, torch.cat([kernel[:, :, :CURRENT], torch.zeros_like(kernel[:, :, :1]), kernel[:, :, CURRENT:]], dim=2)
+    )
 
 
 def smeared(net: ConvAttentionNet) -> ConvAttentionNet:
@@ -52,9 +54,11 @@ def scores(net: ConvAttentionNet, idx: Tensor) -> dict[str, float]:
     pattern, second = seen["layers.attn.pattern"], torch.arange(2 * L)[:, None] >= L
     targets = induction_targets(idx) & second
     after = targets.roll(1, dims=2) & torch.ones_like(targets).tril()
-    return {"prefix_matching": round(float(attended_mass(pattern, targets).max()), 4),
-            "one_after": round(float(attended_mass(pattern, after).max()), 4),
-            "repeat_accuracy": round(float((logits[:, L:-1].argmax(dim=2) == idx[:, L + 1 :]).float().mean()), 4)}
+    return {
+        "prefix_matching": round(float(attended_mass(pattern, targets).max()), 4),
+        "one_after": round(float(attended_mass(pattern, after).max()), 4),
+        "repeat_accuracy": round(float((logits[:, L:-1].argmax(dim=2) == idx[:, L + 1 :]).float().mean()), 4),
+    }
 
 
 @torch.no_grad()
@@ -65,9 +69,12 @@ def ablate(net: ConvAttentionNet, idx: Tensor) -> dict[str, dict[str, float]]:
     without it and put into the net, whose other parts are left as they are.
     """
     bare = without_previous(net)
-    results = {"as trained": scores(net, idx), "previous tap zeroed": scores(bare, idx),
-               "previous tap one further back": scores(one_further_back(net), idx),
-               "previous tap smeared": scores(smeared(net), idx)}
+    results = {
+        "as trained": scores(net, idx),
+        "previous tap zeroed": scores(bare, idx),
+        "previous tap one further back": scores(one_further_back(net), idx),
+        "previous tap smeared": scores(smeared(net), idx),
+    }
     with record(bare, "layers.attn.*") as seen:
         bare(idx)
     for letter, part in (("k", "keys"), ("q", "queries"), ("v", "values")):

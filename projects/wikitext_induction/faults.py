@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 from data.wikitext2.generate import generate
 from mingpt.conv_attention import AttentionAttentionNet, CausalConv, ConvAttentionConfig, ConvNet, Net
-from mingpt.support.files import write_json
 from mingpt.interpret.hooks import record
 from mingpt.optim import OptimConfig
-from mingpt.trainer import Trainer, TrainerConfig
 from mingpt.support.devices import set_seed
+from mingpt.support.files import write_json
+from mingpt.trainer import Trainer, TrainerConfig
 from projects.wikitext_induction.nets import VARIANTS, build
 from projects.wikitext_induction.taps import PUBLISHED, uniform_bound
 from projects.wikitext_induction.text import Lines, train_tokenizer
@@ -70,8 +70,10 @@ def gradient_norms() -> dict[str, list[float] | None]:
 
 def shape_of_the_table() -> dict[str, dict[str, float]]:
     """The quantiles of each published tap as shares of its largest weight: 0.5 and 0.8 for a uniform distribution."""
-    return {tap: {"q75 / max": round(q75 / high, 2), "q90 / max": round(q90 / high, 2)}
-            for tap, (high, _, q75, q90) in PUBLISHED.items()}
+    return {
+        tap: {"q75 / max": round(q75 / high, 2), "q90 / max": round(q90 / high, 2)}
+        for tap, (high, _, q75, q90) in PUBLISHED.items()
+    }
 
 
 def fitting_widths() -> tuple[int, int]:
@@ -80,8 +82,9 @@ def fitting_widths() -> tuple[int, int]:
 
     def rounds_to_it(width: int) -> bool:
         bound = uniform_bound(width)
-        return all(abs(value - printed) <= 0.0005 for value, printed in
-                   ((bound, high), (0.5 * bound, q75), (0.8 * bound, q90)))
+        return all(
+            abs(value - printed) <= 0.0005 for value, printed in ((bound, high), (0.5 * bound, q75), (0.8 * bound, q90))
+        )
 
     widths = [width for width in range(1, 2000) if rounds_to_it(width)]
     return widths[0], widths[-1]
@@ -146,15 +149,21 @@ def counting_padding(steps: int, articles: int) -> dict[str, dict[str, float]]:
         train(net, kind(text["train"], tokenizer, T), steps, batch_size=16)
         with torch.no_grad():
             right = net(x)[0].argmax(dim=2) == y
-        result[name] = {"with padding": round(float(right.float().mean()), 4),
-                        "without": round(float(right[real].float().mean()), 4)}
+        result[name] = {
+            "with padding": round(float(right.float().mean()), 4),
+            "without": round(float(right[real].float().mean()), 4),
+        }
     return result
 
 
 def train(net: Net, data, steps: int, batch_size: int = 64) -> None:
     """Some steps of AdamW at 3e-3, in float32 on the CPU."""
-    Trainer(TrainerConfig(max_iters=steps, batch_size=batch_size, device="cpu", dtype="float32"),
-            OptimConfig(learning_rate=3e-3, schedule="constant", weight_decay=0.0), net, data).run()
+    Trainer(
+        TrainerConfig(max_iters=steps, batch_size=batch_size, device="cpu", dtype="float32"),
+        OptimConfig(learning_rate=3e-3, schedule="constant", weight_decay=0.0),
+        net,
+        data,
+    ).run()
 
 
 def show_faults(out: Path, seed: int, quick: bool = False) -> None:
@@ -173,14 +182,17 @@ def show_faults(out: Path, seed: int, quick: bool = False) -> None:
         | {"last tap unmasked": round(influence_of_the_future(leaky), 4)},
         "accuracy on random tokens": {
             "last tap masked": round(accuracy_on_random_tokens(ConvNet(tiny), steps), 4),
-            "last tap unmasked": round(accuracy_on_random_tokens(leaky, steps), 4)},
+            "last tap unmasked": round(accuracy_on_random_tokens(leaky, steps), 4),
+        },
         "first layer's change when earlier tokens are reordered": {
             name: round(change_by_reordering(build(name, 64, 32, 32)), 6)
-            for name in ("attention-attention", "positions")},
+            for name in ("attention-attention", "positions")
+        },
         "influence of padding on real tokens": {
             "on the right": influence_of_padding(-1, left=False),
             "on the left": round(influence_of_padding(-1, left=True), 4),
-            "on the left, padding mask": influence_of_padding(49, left=True)},
+            "on the left, padding mask": influence_of_padding(49, left=True),
+        },
         "accuracy with padding counted in training": counting_padding(*((5, 10) if quick else (120, 60))),
     }
     for title, values in found.items():

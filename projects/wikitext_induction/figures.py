@@ -37,10 +37,16 @@ def plot_phase_change(path: Path, runs: dict[str, list[dict]]) -> None:
         draw_curves(axes[0], runs, "prefix_matching", "step", least=0.4)
         draw_curves(axes[1], runs, "previous_token", "step")
         draw_curves(axes[2], runs, "repeat_accuracy", "step")
-        axes[0].annotate("usual threshold of an induction head", (1, 0.41), xycoords=("axes fraction", "data"),
-                         ha="right", fontsize=8)
-        axes[0].set(title="Last layer looks at the induction target", ylabel="attention, or share right",
-                    ylim=(-0.02, 1.05))
+        axes[0].annotate(
+            "usual threshold of an induction head",
+            (1, 0.41),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            fontsize=8,
+        )
+        axes[0].set(
+            title="Last layer looks at the induction target", ylabel="attention, or share right", ylim=(-0.02, 1.05)
+        )
         axes[1].set(title="First layer looks at the token before")
         axes[2].set(title="Second copy predicted right")
         for each in axes:
@@ -48,8 +54,13 @@ def plot_phase_change(path: Path, runs: dict[str, list[dict]]) -> None:
         handles, labels = axes[0].get_legend_handles_labels()
         alone = axes[2].get_legend_handles_labels()
         extra = [i for i, label in enumerate(alone[1]) if label not in labels]
-        axes[0].figure.legend(handles + [alone[0][i] for i in extra], labels + [alone[1][i] for i in extra], ncols=4,
-                              loc="outside lower center", fontsize=9)
+        axes[0].figure.legend(
+            handles + [alone[0][i] for i in extra],
+            labels + [alone[1][i] for i in extra],
+            ncols=4,
+            loc="outside lower center",
+            fontsize=9,
+        )
         axes[0].figure.suptitle(f"Repeated random segments ({seeds_of(runs)}; bands: lowest to highest)", fontsize=11)
 
 
@@ -57,12 +68,13 @@ def plot_curves(path: Path, runs: dict[str, list[dict]]) -> None:
     """Losses and accuracy on text, and what they owe to copying, against the epoch."""
     with figure(path, width=13.0, height=7.0, rows=2, columns=3) as axes:
         for each, value, title, unit in (
-                (axes[0, 0], "train_loss", "Training text", "loss (nats per token)"),
-                (axes[0, 1], "loss", "Text never trained on", "loss (nats per token)"),
-                (axes[1, 0], "train_accuracy", "Training text", "next token predicted right (share)"),
-                (axes[1, 1], "accuracy", "Text never trained on", "next token predicted right (share)"),
-                (axes[0, 2], "repeat_loss", "Random tokens, repeated", "loss, 2nd minus 1st copy (nats)"),
-                (axes[1, 2], "prefix_matching", "Random tokens, repeated", "attention to the induction target")):
+            (axes[0, 0], "train_loss", "Training text", "loss (nats per token)"),
+            (axes[0, 1], "loss", "Text never trained on", "loss (nats per token)"),
+            (axes[1, 0], "train_accuracy", "Training text", "next token predicted right (share)"),
+            (axes[1, 1], "accuracy", "Text never trained on", "next token predicted right (share)"),
+            (axes[0, 2], "repeat_loss", "Random tokens, repeated", "loss, 2nd minus 1st copy (nats)"),
+            (axes[1, 2], "prefix_matching", "Random tokens, repeated", "attention to the induction target"),
+        ):
             draw_curves(each, runs, value, "epoch")
             each.set(title=title, xlabel="epoch", ylabel=unit)
             if value == "prefix_matching":  # chance is about 0.01: nothing under 0.1 should look like a rise
@@ -87,8 +99,14 @@ def plot_taps(path: Path, kernel: Tensor, detached: Tensor) -> None:
                 bins = np.linspace(-largest, largest, 61)
                 weights, untrained = (k[:, :, tap].flatten().numpy() for k in (kernel, detached))
                 below.hist(weights, bins, density=True, color=COLORS["blue"], label="trained")
-                below.hist(untrained, bins, density=True, histtype="step", color=COLORS["red"],
-                           label="detached: as initialised")
+                below.hist(
+                    untrained,
+                    bins,
+                    density=True,
+                    histtype="step",
+                    color=COLORS["red"],
+                    label="detached: as initialised",
+                )
                 below.set(xlabel=f"weights of the {TAPS[tap]} tap", ylabel="density")
                 below.set(ylim=(0, 1.45 * below.get_ylim()[1]))  # room for the legend
                 below.legend(fontsize=8, loc="upper left")
@@ -100,8 +118,9 @@ def plot_taps(path: Path, kernel: Tensor, detached: Tensor) -> None:
         axes[1, 2].set(xlabel="|previous| / |current|, of each output channel", ylabel="channels")
         axes[1, 2].legend(fontsize=8)
         note = "" if shown == kernel.size(0) else f"; maps: the first {shown} of {kernel.size(0)} channels"
-        axes[0, 0].figure.suptitle(f"The convolution's weights (1 seed{note}). The future tap is masked and learns "
-                                   "nothing.", fontsize=11)
+        axes[0, 0].figure.suptitle(
+            f"The convolution's weights (1 seed{note}). The future tap is masked and learns nothing.", fontsize=11
+        )
 
 
 def plot_dursley(path: Path, patterns: dict[str, np.ndarray], tokens: list[str]) -> None:
@@ -112,13 +131,24 @@ def plot_dursley(path: Path, patterns: dict[str, np.ndarray], tokens: list[str])
         for name, each in zip(patterns, axes[0]):
             brightest = max(0.1, float(np.quantile(patterns[name], 0.995)))
             image = each.imshow(patterns[name], cmap="Blues", vmin=0, vmax=brightest)
-            each.plot(np.arange(1, n), np.arange(n - 1), "s", mfc="none", mec=COLORS["red"], ms=max(3.0, 230 / n),
-                      mew=0.7, label="induction target: the token after the same one")
+            each.plot(
+                np.arange(1, n),
+                np.arange(n - 1),
+                "s",
+                mfc="none",
+                mec=COLORS["red"],
+                ms=max(3.0, 230 / n),
+                mew=0.7,
+                label="induction target: the token after the same one",
+            )
             each.set_xticks(range(n), labels, rotation=90, fontsize=7)
             each.set_yticks(range(n), labels, fontsize=7)
             each.grid(False)
-            each.set(title=VARIANTS[name].label, xlabel="key: token of the first sentence",
-                     ylabel="query: token of the last sentence, equal to the first")
+            each.set(
+                title=VARIANTS[name].label,
+                xlabel="key: token of the first sentence",
+                ylabel="query: token of the last sentence, equal to the first",
+            )
             each.figure.colorbar(image, ax=each, label="attention (rest: on other keys)", shrink=0.7)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         axes[0, 0].figure.legend(handles, labels, loc="outside lower center")
@@ -129,13 +159,18 @@ def plot_ablations(path: Path, ablations: list[dict]) -> None:
     """Where the head looks after each change to the trained net; a dot for each seed."""
     names = list(ablations[0])
     with figure(path, width=8.5, height=4.2) as axes:
-        for key, shift, color, label in (("prefix_matching", -0.2, "blue", "induction target"),
-                                         ("one_after", 0.2, "orange", "the key after it")):
+        for key, shift, color, label in (
+            ("prefix_matching", -0.2, "blue", "induction target"),
+            ("one_after", 0.2, "orange", "the key after it"),
+        ):
             draw_bars(axes, [[each[name][key] for each in ablations] for name in names], shift, COLORS[color], label)
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
-        axes.set(xlabel="attention of the second copy to ...", xlim=(0, 1.02),
-                 title=f"conv → attention, changed after training (seeds: {len(ablations)})")
+        axes.set(
+            xlabel="attention of the second copy to ...",
+            xlim=(0, 1.02),
+            title=f"conv → attention, changed after training (seeds: {len(ablations)})",
+        )
         axes.figure.legend(*axes.get_legend_handles_labels(), ncols=2, loc="outside lower center")
         axes.grid(axis="y", visible=False)
 
@@ -146,8 +181,9 @@ def draw_bars(axes, rows: list[list[float]], shift: float, color: str, label: st
     rows = [row for row in rows if row]
     spread = [np.std(row, ddof=1) if len(row) > 1 else 0.0 for row in rows]
     places = np.array(places) + shift
-    axes.barh(places, [np.mean(row) for row in rows], 0.36, xerr=spread, color=color, label=label,
-              error_kw={"elinewidth": 1})
+    axes.barh(
+        places, [np.mean(row) for row in rows], 0.36, xerr=spread, color=color, label=label, error_kw={"elinewidth": 1}
+    )
     for place, row in zip(places, rows):
         axes.plot(row, [place] * len(row), ".", color="black", ms=3)
 
@@ -155,12 +191,16 @@ def draw_bars(axes, rows: list[list[float]], shift: float, color: str, label: st
 def plot_summary(path: Path, repeats: dict[str, list[dict]], text: dict[str, list[dict]]) -> None:
     """Every net on both kinds of data: does it have an induction head, and does that help?"""
     names = [name for name in VARIANTS if name in repeats or name in text]
-    panels = [("prefix matching (attention)", "prefix_matching", (0, 1.02)),
-              ("loss on the 2nd copy minus the 1st (nats)", "repeat_loss", None)]
+    panels = [
+        ("prefix matching (attention)", "prefix_matching", (0, 1.02)),
+        ("loss on the 2nd copy minus the 1st (nats)", "repeat_loss", None),
+    ]
     with figure(path, width=10.0, height=4.4, columns=2, sharey=True) as axes:
         for each, (unit, key, limits) in zip(axes, panels):
-            for runs, shift, color, label in ((repeats, -0.2, "blue", "trained on repeats"),
-                                              (text, 0.2, "orange", "trained on text")):
+            for runs, shift, color, label in (
+                (repeats, -0.2, "blue", "trained on repeats"),
+                (text, 0.2, "orange", "trained on text"),
+            ):
                 if runs:
                     rows = [[run["final"][key] for run in runs.get(name, []) if key in run["final"]] for name in names]
                     draw_bars(each, rows, shift, COLORS[color], f"{label} ({seeds_of(runs)})")
@@ -172,5 +212,6 @@ def plot_summary(path: Path, repeats: dict[str, list[dict]], text: dict[str, lis
         axes[0].invert_yaxis()
         handles, labels = axes[0].get_legend_handles_labels()
         axes[0].figure.legend(handles, labels, ncols=2, loc="outside lower center")
-        axes[0].figure.suptitle("Tested on random tokens, twice (bars: mean, lines: standard deviation, dots: seeds)",
-                                fontsize=11)
+        axes[0].figure.suptitle(
+            "Tested on random tokens, twice (bars: mean, lines: standard deviation, dots: seeds)", fontsize=11
+        )

@@ -105,13 +105,18 @@ def measure_repeats(net: Net, idx: Tensor) -> dict[str, float]:
 
 
 def chance(idx: Tensor) -> dict[str, float]:
-    """What `measure_repeats` would give on idx, (B, 2 L), for attention spread evenly and values that favour no token."""
+    """What `measure_repeats` would give on idx, (B, 2 L),
+    for attention spread evenly and values that favour no token.
+    """
     B, T = idx.shape
     even = torch.ones(T, T).tril() / torch.arange(1, T + 1)[:, None]
     second = torch.arange(T)[:, None] >= T // 2
     tokens = torch.tensor([float(len(set(row))) for row in idx.tolist()])
-    result = {"prefix_matching": attended_mass(even.expand(B, 1, T, T), induction_targets(idx) & second)[0],
-              "copying": (2 / tokens - 1).mean(), "repeat_loss": 0.0}
+    result = {
+        "prefix_matching": attended_mass(even.expand(B, 1, T, T), induction_targets(idx) & second)[0],
+        "copying": (2 / tokens - 1).mean(),
+        "repeat_loss": 0.0,
+    }
     return {name: round(float(value), 4) for name, value in result.items()}
 
 

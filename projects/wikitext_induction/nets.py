@@ -2,8 +2,15 @@
 
 from dataclasses import dataclass, field
 
-from mingpt.conv_attention import (AttentionAttentionNet, AttentionNet, ConvAttentionConfig, ConvAttentionNet, ConvNet,
-                                   Net, SmearAttentionNet)
+from mingpt.conv_attention import (
+    AttentionAttentionNet,
+    AttentionNet,
+    ConvAttentionConfig,
+    ConvAttentionNet,
+    ConvNet,
+    Net,
+    SmearAttentionNet,
+)
 
 
 @dataclass(frozen=True)
@@ -22,10 +29,13 @@ VARIANTS = {
     "detached": Variant(ConvAttentionNet, "conv (detached) → attention", "sky", dict(detach_conv=True)),
     "smear": Variant(SmearAttentionNet, "smear → attention", "green"),
     "attention-attention": Variant(AttentionAttentionNet, "attention → attention", "red"),
-    "positions": Variant(AttentionAttentionNet, "attention → attention, positions", "orange",
-                         dict(positions=True)),
-    "residual": Variant(AttentionAttentionNet, "attention → attention, positions, residual", "purple",
-                        dict(positions=True, residual=True)),
+    "positions": Variant(AttentionAttentionNet, "attention → attention, positions", "orange", dict(positions=True)),
+    "residual": Variant(
+        AttentionAttentionNet,
+        "attention → attention, positions, residual",
+        "purple",
+        dict(positions=True, residual=True),
+    ),
     "attention": Variant(AttentionNet, "attention alone", "grey"),
     "conv": Variant(ConvNet, "conv alone", "grey", dashed=True),
 }

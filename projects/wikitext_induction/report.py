@@ -7,14 +7,21 @@ import numpy as np
 import torch
 
 from mingpt.bpe import BPETokenizer
+from mingpt.conv_attention import ConvAttentionConfig, Net
+from mingpt.interpret.hooks import record
 from mingpt.support.checkpoints import fingerprint, load_torch, save_torch
 from mingpt.support.config import config_from_dict, config_to_dict
-from mingpt.conv_attention import ConvAttentionConfig, Net
 from mingpt.support.files import write_json, write_text
-from mingpt.interpret.hooks import record
-from mingpt.support.devices import with_spread
-from projects.wikitext_induction.figures import (plot_ablations, plot_curves, plot_dursley, plot_phase_change,
-                                                 plot_summary, plot_taps, seeds_of)
+from mingpt.support.tables import with_spread
+from projects.wikitext_induction.figures import (
+    plot_ablations,
+    plot_curves,
+    plot_dursley,
+    plot_phase_change,
+    plot_summary,
+    plot_taps,
+    seeds_of,
+)
 from projects.wikitext_induction.handbuilt import handbuilt_net
 from projects.wikitext_induction.measures import find_repetition, measure_repeats
 from projects.wikitext_induction.nets import VARIANTS
@@ -52,15 +59,19 @@ def load_runs(folder: Path) -> Runs:
         path = result_path(folder, name, seed)
         first = first or (path, run["settings"])
         if changed := what_differs(first[1], run["settings"]):
-            raise ValueError(f"{path} is of other settings than {first[0]} ({'; '.join(changed)}), and a table of both would "
-                             "compare what is not comparable; move one of them to another folder")
+            raise ValueError(
+                f"{path} is of other settings than {first[0]} ({'; '.join(changed)}), and a table of both would "
+                "compare what is not comparable; move one of them to another folder"
+            )
         runs.setdefault(name, []).append(run)
     return runs
 
 
 def onset(run: dict) -> float | None:
     """The first measured step with a prefix-matching score of at least ONSET; None if there is none."""
-    return next((float(point["step"]) for point in run.get("curve", []) if point.get("prefix_matching", 0) >= ONSET), None)
+    return next(
+        (float(point["step"]) for point in run.get("curve", []) if point.get("prefix_matching", 0) >= ONSET), None
+    )
 
 
 def cell(values: list[float | None]) -> str:
@@ -72,10 +83,18 @@ def cell(values: list[float | None]) -> str:
 
 def table(runs: Runs, columns: dict[str, Callable[[dict], float | None]], others: dict[str, dict]) -> str:
     """A Markdown table: a row for each net, and one for each of `others`, name -> measures."""
-    found = {VARIANTS[name].label: runs for name, runs in runs.items()} | \
-        {name: [{"final": measures}] for name, measures in others.items()}
-    return markdown([["net", *columns], *([name, *(cell([column(run) for run in each]) for column in columns.values())]
-                                          for name, each in found.items())])
+    found = {VARIANTS[name].label: runs for name, runs in runs.items()} | {
+        name: [{"final": measures}] for name, measures in others.items()
+    }
+    return markdown(
+        [
+            ["net", *columns],
+            *(
+                [name, *(cell([column(run) for run in each]) for column in columns.values())]
+                for name, each in found.items()
+            ),
+        ]
+    )
 
 
 def by_hand(settings: dict) -> dict[str, float]:
@@ -88,8 +107,16 @@ def ablation_table(runs: Runs) -> str:
     """A Markdown table: a row for each change to the conv-attention net."""
     found = [run["ablations"] for run in runs["conv-attention"]]
     rows = [["conv → attention", "on the target", "on the key after it", "repeat accuracy"]]
-    rows += [[name, *(cell([ablations[name][key] for ablations in found])
-                      for key in ("prefix_matching", "one_after", "repeat_accuracy"))] for name in found[0]]
+    rows += [
+        [
+            name,
+            *(
+                cell([ablations[name][key] for ablations in found])
+                for key in ("prefix_matching", "one_after", "repeat_accuracy")
+            ),
+        ]
+        for name in found[0]
+    ]
     return markdown(rows)
 
 
@@ -97,12 +124,20 @@ def tap_table(runs: Runs) -> str:
     """A Markdown table: a row for each tap of each net with a convolution, over the first seed's weights."""
     rows = [["net", "tap", "max", "min", "q75", "q90", "q75 / max", "norm", "of the current tap's norm, by channel"]]
     for name in ("conv-attention", "detached"):
-        for tap, values in (runs[name][0]["taps"].items() if name in runs else ()):
+        for tap, values in runs[name][0]["taps"].items() if name in runs else ():
             if tap != "ratio":
-                rows.append([VARIANTS[name].label, tap, *(f"{values[key]:.3f}" for key in ("max", "min", "q75", "q90")),
-                             f"{values['q75'] / values['max']:.2f}", f"{values['norm']:.2f}",
-                             "{q10:.2f} to {q90:.2f}, median {median:.2f}".format(**runs[name][0]["taps"]["ratio"])
-                             if tap == "previous" else ""])
+                rows.append(
+                    [
+                        VARIANTS[name].label,
+                        tap,
+                        *(f"{values[key]:.3f}" for key in ("max", "min", "q75", "q90")),
+                        f"{values['q75'] / values['max']:.2f}",
+                        f"{values['norm']:.2f}",
+                        "{q10:.2f} to {q90:.2f}, median {median:.2f}".format(**runs[name][0]["taps"]["ratio"])
+                        if tap == "previous"
+                        else "",
+                    ]
+                )
     return markdown(rows)
 
 
@@ -114,7 +149,9 @@ def markdown(rows: list[list[str]]) -> str:
 
 def save_net(path: Path, net: Net, settings: dict) -> None:
     """Keep a trained net beside its result."""
-    save_torch(path, {"model": net.state_dict(), "config": config_to_dict(net.config), "settings": fingerprint(settings)})
+    save_torch(
+        path, {"model": net.state_dict(), "config": config_to_dict(net.config), "settings": fingerprint(settings)}
+    )
 
 
 def load_net(path: Path, name: str, settings: dict) -> Net:
@@ -145,12 +182,15 @@ def saved_nets(folder: Path, settings: dict, *names: str) -> dict[str, Net]:
 def dursley_patterns(folder: Path, settings: dict) -> tuple[dict[str, np.ndarray], list[str]]:
     """What each net looks at in the repeated sentence of the Dursley text.
 
-    Returns (net -> pattern (n, n), from the queries of the repetition to the keys of the original; their tokens); none where
+    Returns (net -> pattern (n, n), from the queries of the repetition to the keys of the original; their tokens); none
+    where
     there is no net, or not the tokenizer that they were trained with.
     """
     nets = saved_nets(folder, settings, "conv-attention", "attention-attention")
     try:
-        tokenizer = BPETokenizer.from_files(*(folder / "tokenizer" / name for name in ("vocab.json", "merges.txt")), [PAD])
+        tokenizer = BPETokenizer.from_files(
+            *(folder / "tokenizer" / name for name in ("vocab.json", "merges.txt")), [PAD]
+        )
         if fingerprint_of(tokenizer) != settings["inputs"]["the tokenizer"]:
             raise ValueError(f"{folder / 'tokenizer'}: not the tokenizer of these runs")
     except ValueError as error:
@@ -185,10 +225,22 @@ def report(out: Path) -> None:
         if "conv-attention" in runs:
             tables.append(f"Changes to the trained net, {kind}\n\n{ablation_table(runs)}")
             tables.append(f"Taps, {kind}\n\n{tap_table(runs)}")
-        metrics[kind] = {"settings": any_run["settings"], "runs": {
-            name: [{"seed": run["seed"], "seconds": run["seconds"], "onset": onset(run), **run["final"],
-                    **{part: run[part] for part in ("taps", "ablations") if part in run}} for run in found]
-            for name, found in runs.items()}}
+        metrics[kind] = {
+            "settings": any_run["settings"],
+            "runs": {
+                name: [
+                    {
+                        "seed": run["seed"],
+                        "seconds": run["seconds"],
+                        "onset": onset(run),
+                        **run["final"],
+                        **{part: run[part] for part in ("taps", "ablations") if part in run},
+                    }
+                    for run in found
+                ]
+                for name, found in runs.items()
+            },
+        }
         nets = saved_nets(out / kind, any_run["settings"], "conv-attention", "detached")
         if len(nets) == 2:
             plot_taps(out / f"taps_{kind}.png", *(nets[name].layers["conv"].weight.detach() for name in nets))

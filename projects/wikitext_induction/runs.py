@@ -4,7 +4,8 @@
     NET.seedN.params    its net
     NET.seedN/          what a run keeps until it is finished: checkpoint.pt, metrics.jsonl, measured.json
 
-A folder holds runs of one setting: a table in which two of them stood side by side would compare what is not comparable.
+A folder holds runs of one setting: a table in which two of them stood side by side would compare what is not
+comparable.
 Whatever else lies there is somebody else's, and is neither read nor touched.
 """
 
@@ -40,7 +41,10 @@ def runs_in(folder: Path, suffix: str) -> dict[tuple[str, int], Path]:
 
 
 def finished(folder: Path) -> dict[tuple[str, int], dict]:
-    """(net, seed) -> the result of each finished run. A file with such a name that is no result is named and left out."""
+    """(net, seed) -> the result of each finished run.
+
+    A file with such a name that is no result is named and left out.
+    """
     results = {}
     for run, path in runs_in(folder, ".json").items():
         try:
@@ -62,11 +66,16 @@ def left_out(reason: object) -> None:
 
 
 def what_differs(before: dict, now: dict) -> list[str]:
-    """In what two runs' settings differ, in words; of the texts and the tokenizer in "inputs" the settings hold fingerprints."""
+    """In what two runs' settings differ, in words;
+    of the texts and the tokenizer in "inputs" the settings hold fingerprints.
+    """
     old, new = ({**settings, "inputs": None} for settings in (before, now))
     inputs = [settings.get("inputs") if isinstance(settings.get("inputs"), dict) else {} for settings in (before, now)]
-    return differences(old, new) + [f"the content of {name} differs" for name in {**inputs[0], **inputs[1]}
-                                    if inputs[0].get(name) != inputs[1].get(name)]
+    return differences(old, new) + [
+        f"the content of {name} differs"
+        for name in {**inputs[0], **inputs[1]}
+        if inputs[0].get(name) != inputs[1].get(name)
+    ]
 
 
 def refuse_other_settings(folder: Path, settings: dict) -> None:
@@ -79,8 +88,10 @@ def refuse_other_settings(folder: Path, settings: dict) -> None:
                 there[path] = saved["settings"]
     for path, before in there.items():
         if changed := what_differs(before, settings):
-            raise ValueError(f"{path} is of other settings ({'; '.join(changed)}); give those again, or another --out, or "
-                             "leave --resume out to begin anew")
+            raise ValueError(
+                f"{path} is of other settings ({'; '.join(changed)}); give those again, or another --out, or "
+                "leave --resume out to begin anew"
+            )
 
 
 def clear(folder: Path) -> None:

@@ -11,8 +11,8 @@ from data.wikitext2.generate import generate
 from data.wikitext2.prepare import HERE as WIKITEXT2
 from data.wikitext2.prepare import SPLITS, prepare
 from mingpt.bpe import BPETokenizer
-from mingpt.support.checkpoints import fingerprint
 from mingpt.pretrained.download import DownloadError
+from mingpt.support.checkpoints import fingerprint
 from mingpt.support.files import read_text
 
 PAD = "<|pad|>"
@@ -37,8 +37,9 @@ class Corpus:
     source: str
 
 
-def load_corpus(data: str, data_dir: str, train_split: str, eval_split: str,
-                articles: int = GENERATED_ARTICLES) -> Corpus:
+def load_corpus(
+    data: str, data_dir: str, train_split: str, eval_split: str, articles: int = GENERATED_ARTICLES
+) -> Corpus:
     """The corpus called `data`: "wikitext2", "generated", or "auto" for the first of them that can be had.
 
     `articles` is the size of a generated one. WikiText-2 is read from `data_dir`, or else from data/wikitext2, where it
@@ -55,8 +56,10 @@ def load_corpus(data: str, data_dir: str, train_split: str, eval_split: str,
         try:
             if not data_dir:
                 prepare(quiet=True)
-            return Corpus(*(read_split(folder, split) for split in (train_split, eval_split)),
-                          f"WikiText-2, trained on {train_split}, evaluated on {eval_split}")
+            return Corpus(
+                *(read_split(folder, split) for split in (train_split, eval_split)),
+                f"WikiText-2, trained on {train_split}, evaluated on {eval_split}",
+            )
         except DownloadError as error:
             if data == "wikitext2":
                 raise
@@ -75,9 +78,14 @@ def read_split(folder: Path, split: str) -> str:
                 raise ValueError(f"{folder / name} is empty; there is nothing to read")
             return text
     there = [other for other in SPLITS if any((folder / f"wiki.{other}.{form}").exists() for form in ("raw", "tokens"))]
-    raise ValueError(f"{folder} has neither {names[0]} nor {names[1]}; " + (
-        f"it has {' and '.join(there)}: name them with --train_split and --eval_split" if there else
-        "python data/wikitext2/prepare.py --out DIR downloads them"))
+    raise ValueError(
+        f"{folder} has neither {names[0]} nor {names[1]}; "
+        + (
+            f"it has {' and '.join(there)}: name them with --train_split and --eval_split"
+            if there
+            else "python data/wikitext2/prepare.py --out DIR downloads them"
+        )
+    )
 
 
 def train_tokenizer(text: str, vocab_size: int) -> BPETokenizer:
@@ -97,8 +105,10 @@ class Packed:
 
     def __init__(self, ids: list[int], block_size: int, source: str):
         if len(ids) < block_size + 1:
-            raise ValueError(f"{source} has {len(ids)} tokens, fewer than the {block_size + 1} of one block; take a "
-                             "longer text or a smaller --block_size")
+            raise ValueError(
+                f"{source} has {len(ids)} tokens, fewer than the {block_size + 1} of one block; take a "
+                "longer text or a smaller --block_size"
+            )
         self.ids, self.block_size = torch.tensor(ids), block_size
 
     def __len__(self) -> int:
@@ -134,6 +144,8 @@ def prompt_tokens(text: str, tokenizer: BPETokenizer, block_size: int) -> list[i
     """The tokens of a prompt. ValueError if they do not fit into the context."""
     ids = tokenizer.encode_ordinary(text)
     if len(ids) > block_size:
-        raise ValueError(f"the prompt {text[:30]!r}... has {len(ids)} tokens, more than the context of {block_size}; "
-                         "shorten it or raise --block_size")
+        raise ValueError(
+            f"the prompt {text[:30]!r}... has {len(ids)} tokens, more than the context of {block_size}; "
+            "shorten it or raise --block_size"
+        )
     return ids

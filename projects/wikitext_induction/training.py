@@ -11,23 +11,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mingpt.conv_attention import Net
+from mingpt.optim import OptimConfig
 from mingpt.support.checkpoints import fingerprint
 from mingpt.support.command import printable
 from mingpt.support.config import config_to_dict
-from mingpt.conv_attention import Net
+from mingpt.support.devices import set_seed
 from mingpt.support.files import read_json, write_json
-from mingpt.optim import OptimConfig
 from mingpt.support.processes import is_first_process, lost_processes_named
 from mingpt.trainer import Trainer, TrainerConfig
-from mingpt.support.devices import set_seed
 from projects.wikitext_induction.ablations import ablate
 from projects.wikitext_induction.measures import chance, in_context_learning, measure_quotation, measure_repeats
 from projects.wikitext_induction.nets import build
 from projects.wikitext_induction.repeats import TiledSegments, random_repeats
 from projects.wikitext_induction.runs import MEASURED
 from projects.wikitext_induction.taps import tap_statistics
-from projects.wikitext_induction.text import (DURSLEY, PAD, Corpus, Lines, Packed, fingerprint_of, prompt_tokens,
-                                              train_tokenizer)
+from projects.wikitext_induction.text import (
+    DURSLEY,
+    PAD,
+    Corpus,
+    Lines,
+    Packed,
+    fingerprint_of,
+    prompt_tokens,
+    train_tokenizer,
+)
 
 LARGEST = 2**31  # sizes from here on fit no computer that this runs on; from 2^63 on they fit no tensor
 
@@ -47,7 +55,9 @@ class RepeatsConfig:
     def __post_init__(self):
         _positive(self)
         if self.repeat_block < 6:
-            raise ValueError(f"--repeat_block is {self.repeat_block}; it must be at least 6, for segments of two tokens")
+            raise ValueError(
+                f"--repeat_block is {self.repeat_block}; it must be at least 6, for segments of two tokens"
+            )
 
 
 @dataclass(frozen=True)
@@ -101,8 +111,9 @@ class Unfinished:
     resume: bool
 
 
-def train_and_measure(trainer: Trainer, measure: Callable[[], dict], due: Callable[[int], bool],
-                      unfinished: Unfinished) -> tuple[list[dict], float]:
+def train_and_measure(
+    trainer: Trainer, measure: Callable[[], dict], due: Callable[[int], bool], unfinished: Unfinished
+) -> tuple[list[dict], float]:
     """Train, and measure before the first step and after each that is due.
 
     Returns the measurements, each with its "step", and the seconds that all of it took, earlier parts of a resumed run
@@ -135,40 +146,64 @@ def train_and_measure(trainer: Trainer, measure: Callable[[], dict], due: Callab
 
 
 def read_measured(path: Path) -> tuple[list[dict], float]:
-    """What an unfinished run has measured, and the seconds that it took. ValueError for a file that is none of its kind."""
+    """What an unfinished run has measured, and the seconds that it took.
+
+    ValueError for a file that is none of its kind.
+    """
     saved = read_json(path)
     curve, seconds = (saved.get("curve"), saved.get("seconds")) if isinstance(saved, dict) else (None, None)
-    if not (isinstance(seconds, (int, float)) and isinstance(curve, list) and curve and
-            all(isinstance(point, dict) and isinstance(point.get("step"), int) for point in curve)):
+    if not (
+        isinstance(seconds, (int, float))
+        and isinstance(curve, list)
+        and curve
+        and all(isinstance(point, dict) and isinstance(point.get("step"), int) for point in curve)
+    ):
         raise ValueError(f"{path}: not the measurements of a run; leave --resume out to begin it anew")
     return curve, float(seconds)
 
 
-def train_on_repeats(name: str, seed: int, config: RepeatsConfig, device: str,
-                     unfinished: Unfinished) -> tuple[Net, dict]:
+def train_on_repeats(
+    name: str, seed: int, config: RepeatsConfig, device: str, unfinished: Unfinished
+) -> tuple[Net, dict]:
     """Train the net called `name` on repeated segments. Returns it and its results, as plain values."""
     set_seed(seed)
     net = build(name, config.repeat_vocab, config.repeat_block, config.repeat_width)
     test = random_repeats(config.repeat_vocab, config.repeat_block // 3, 64)
     # The sizes are too small for 16 bits to pay.
-    how = TrainerConfig(max_iters=config.repeat_steps, batch_size=config.repeat_batch, seed=seed, device=device,
-                        dtype="float32", checkpoint_interval=unfinished.interval)
-    optim = OptimConfig(learning_rate=config.repeat_lr, beta2=0.98, weight_decay=0.01, schedule="constant",
-                        warmup_iters=50)
+    how = TrainerConfig(
+        max_iters=config.repeat_steps,
+        batch_size=config.repeat_batch,
+        seed=seed,
+        device=device,
+        dtype="float32",
+        checkpoint_interval=unfinished.interval,
+    )
+    optim = OptimConfig(
+        learning_rate=config.repeat_lr, beta2=0.98, weight_decay=0.01, schedule="constant", warmup_iters=50
+    )
     data = TiledSegments(config.repeat_vocab, config.repeat_block, 100 * config.repeat_batch, seed)
     trainer = Trainer(how, optim, net, data, out_dir=unfinished.folder)
     curve, seconds = train_and_measure(
-        trainer, lambda: on_cpu(net, measure_repeats, test),
-        lambda step: step % config.repeat_every == 0 or step == trainer.max_iters, unfinished)
+        trainer,
+        lambda: on_cpu(net, measure_repeats, test),
+        lambda step: step % config.repeat_every == 0 or step == trainer.max_iters,
+        unfinished,
+    )
     net.cpu()
-    return net, {"curve": curve, "final": curve[-1], "chance": chance(test), **about_convolution(net, test),
-                 "seconds": seconds}
+    return net, {
+        "curve": curve,
+        "final": curve[-1],
+        "chance": chance(test),
+        **about_convolution(net, test),
+        "seconds": seconds,
+    }
 
 
 class TextTask:
     """A corpus made ready: tokens, examples, and what to measure on.
 
-    settings   what makes a run this one and no other, as plain values: the config, and in "inputs" the fingerprints of what
+    settings   what makes a run this one and no other, as plain values: the config, and in "inputs" the fingerprints of
+               what
                it reads
     """
 
@@ -182,8 +217,11 @@ class TextTask:
         self.lines = Lines(train, self.tokenizer, T) if config.examples == "lines" else None
         self.dursley = prompt_tokens(DURSLEY, self.tokenizer, T)
         self.repeats = random_repeats(V - 1, min(50, T // 2), 16)  # without the padding, which is last
-        self.inputs = {"the training text": fingerprint(train), "the evaluation text": fingerprint(corpus.evaluation),
-                       "the tokenizer": fingerprint_of(self.tokenizer)}
+        self.inputs = {
+            "the training text": fingerprint(train),
+            "the evaluation text": fingerprint(corpus.evaluation),
+            "the tokenizer": fingerprint_of(self.tokenizer),
+        }
         self.settings = {**config_to_dict(config), "source": corpus.source, "inputs": self.inputs}
 
     def describe(self) -> str:
@@ -192,8 +230,9 @@ class TextTask:
         return f"{tokens:,} tokens to train on, a vocabulary of {V:,}, {len(self.dursley)} tokens in the Dursley text"
 
 
-def train_on_text(name: str, seed: int, task: TextTask, device: str, dtype: str,
-                  unfinished: Unfinished) -> tuple[Net, dict]:
+def train_on_text(
+    name: str, seed: int, task: TextTask, device: str, dtype: str, unfinished: Unfinished
+) -> tuple[Net, dict]:
     """Train the net called `name` on text. Returns it and its results, as plain values."""
     config, T = task.config, task.config.block_size
     set_seed(seed)
@@ -205,17 +244,23 @@ def train_on_text(name: str, seed: int, task: TextTask, device: str, dtype: str,
         data, size = task.lines, dict(batch_size=0, batch_tokens=config.batch_size * T)
     # The assignment names the rate, the schedule and the warm-up; the rest is as its library has it: no weight decay.
     optim = OptimConfig(learning_rate=config.learning_rate, beta2=0.999, weight_decay=0.0, schedule="cosine")
-    how = TrainerConfig(max_epochs=config.epochs, seed=seed, device=device, dtype=dtype,
-                        checkpoint_interval=unfinished.interval, **size)
+    how = TrainerConfig(
+        max_epochs=config.epochs, seed=seed, device=device, dtype=dtype, checkpoint_interval=unfinished.interval, **size
+    )
     trainer = Trainer(how, optim, net, data, out_dir=unfinished.folder, inputs=task.inputs)
     # How many steps there are is known now.
     trainer.optim = replace(optim, warmup_iters=round(config.warmup_ratio * trainer.max_iters))
 
     def measure() -> dict:
         on_train = evaluate(net, task.train, config.eval_blocks, trainer.device, trainer.dtype)
-        return {"epoch": round(trainer.epoch, 2), "train_loss": on_train["loss"], "train_accuracy": on_train["accuracy"],
-                **evaluate(net, task.evaluation, config.eval_blocks, trainer.device, trainer.dtype),
-                **on_cpu(net, measure_repeats, task.repeats), "dursley": on_cpu(net, measure_quotation, task.dursley)}
+        return {
+            "epoch": round(trainer.epoch, 2),
+            "train_loss": on_train["loss"],
+            "train_accuracy": on_train["accuracy"],
+            **evaluate(net, task.evaluation, config.eval_blocks, trainer.device, trainer.dtype),
+            **on_cpu(net, measure_repeats, task.repeats),
+            "dursley": on_cpu(net, measure_quotation, task.dursley),
+        }
 
     def due(step: int) -> bool:  # ten times, evenly spaced
         return step * 10 // trainer.max_iters > (step - 1) * 10 // trainer.max_iters
@@ -223,8 +268,14 @@ def train_on_text(name: str, seed: int, task: TextTask, device: str, dtype: str,
     curve, seconds = train_and_measure(trainer, measure, due, unfinished)
     whole = evaluate(net, task.evaluation, len(task.evaluation), trainer.device, trainer.dtype)
     net.cpu()
-    return net, {"curve": curve, "final": {**curve[-1], **whole}, "chance": chance(task.repeats),
-                 **about_convolution(net, task.repeats), "steps": trainer.max_iters, "seconds": seconds}
+    return net, {
+        "curve": curve,
+        "final": {**curve[-1], **whole},
+        "chance": chance(task.repeats),
+        **about_convolution(net, task.repeats),
+        "steps": trainer.max_iters,
+        "seconds": seconds,
+    }
 
 
 def about_convolution(net: Net, idx: Tensor) -> dict:
@@ -257,5 +308,8 @@ def evaluate(net: Net, data: Packed, blocks: int, device: torch.device, dtype: t
         total, count = total + losses.sum(dim=0).cpu(), count + len(x)
         right += int((logits.argmax(dim=2) == y).sum())
     by_position = total / count
-    return {"loss": round(float(by_position.mean()), 4), "accuracy": round(right / (count * len(by_position)), 4),
-            "in_context_learning": round(in_context_learning(by_position), 4)}
+    return {
+        "loss": round(float(by_position.mean()), 4),
+        "accuracy": round(right / (count * len(by_position)), 4),
+        "in_context_learning": round(in_context_learning(by_position), 4),
+    }

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mingpt.support.files import write_json, write_text
 from mingpt.interpret.heads import Head, head_weights
 from mingpt.model import GPT
 from mingpt.support.devices import pick_dtype
+from mingpt.support.files import write_json, write_text
 from projects.gpt2_heads.mechanism import doubts as doubt
 from projects.gpt2_heads.mechanism.circuits import diagonal_study, pick, subspace_study
-from projects.gpt2_heads.mechanism.copying import CopyTest, Copying, folded, repeated_segments
+from projects.gpt2_heads.mechanism.copying import Copying, CopyTest, folded, repeated_segments
 from projects.gpt2_heads.mechanism.edits import bridge_subspace, project_study, shuffle_study
 from projects.gpt2_heads.mechanism.options import MechanismOptions
 from projects.gpt2_heads.mechanism.paths import path_study
@@ -164,7 +164,7 @@ def diagonal(bench: Bench, out: Path) -> dict:
     for label, (q, o) in pairs.items():
         product = (pick(weights.qk, [q]) @ pick(weights.ov, [o]).T)[0]
         between = (tokens @ product.left) @ (product.right @ tokens.T)
-        blocks[label] = {"channels": rounded((product.left[:64] @ product.right[:, :64])), "tokens": rounded(between)}
+        blocks[label] = {"channels": rounded(product.left[:64] @ product.right[:, :64]), "tokens": rounded(between)}
     return {
         "readers": [name(head) for head in bench.induction],
         "writers": [name(head) for head in bench.previous],

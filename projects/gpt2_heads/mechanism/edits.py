@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mingpt.interpret.heads import Head, exchange, head_weights, common_subspace, project
+from mingpt.interpret.heads import Head, common_subspace, exchange, head_weights, project
 from projects.gpt2_heads.mechanism.circuits import pick, random_basis
-from projects.gpt2_heads.mechanism.copying import CopyTest, Copying
+from projects.gpt2_heads.mechanism.copying import Copying, CopyTest
 
 PARTS = {"QK": ("W_Q", "W_K", "b_Q", "b_K"), "OV": ("W_V", "W_O", "b_V")}  # b_O is the layer's, and stays
 

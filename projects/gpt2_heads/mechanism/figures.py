@@ -277,8 +277,9 @@ def doubts(out: Path, result: dict, label: str) -> None:
             errors = 100 * np.array(result[component]["one permutation"]["errors"])
             place = i + 0.28 * (np.random.default_rng(0).random(len(errors)) - 0.5)
             left.scatter(place, errors, s=16, color=color, alpha=0.6, edgecolor="none")
-            control, hit = 100 * np.array(result[component]["control"]["errors"]), np.array(
-                result[component]["control"]["hit"]
+            control, hit = (
+                100 * np.array(result[component]["control"]["errors"]),
+                np.array(result[component]["control"]["hit"]),
             )
             for j, (chosen, shade) in enumerate(((hit, COLORS["red"]), (~hit, CHANCE))):
                 place = 2.4 * i + j + 0.28 * (np.random.default_rng(1).random(chosen.sum()) - 0.5)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mingpt.interpret.heads import Head, ablate, head_views
 from mingpt.interpret.hooks import patch, record
-from projects.gpt2_heads.mechanism.copying import CopyTest, Copying
+from projects.gpt2_heads.mechanism.copying import Copying, CopyTest
 
 PARTS = "qkv"
 
