@@ -41,9 +41,7 @@ TEXT = "Zoë saw a 😀 in Łódź, twice!\n\n  Then she\twent   home. " * 200
 
 def run(*words):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            sys, "argv", ["run.py", *(os.fspath(w) if isinstance(w, Path) else str(w) for w in words)]
-        )
+        patch.setattr(sys, "argv", ["run.py", *(os.fspath(w) if isinstance(w, Path) else str(w) for w in words)])
         main()
 
 

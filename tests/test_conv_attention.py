@@ -199,7 +199,7 @@ def test_the_trainer_overfits_one_batch(dtype):
     tokens = torch.randint(40, (4, 13))
     Trainer(
         TrainerConfig(max_iters=300, batch_size=4, device="cpu", dtype=dtype),
-        OptimConfig(learning_rate=1e-2, weight_decay=0.0, schedule="constant"),
+        OptimConfig(learning_rate=1e-2, weight_decay=0.0, schedule="linear"),
         net,
         OneBatch(tokens[:, :-1], tokens[:, 1:]),
     ).run()

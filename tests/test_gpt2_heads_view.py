@@ -192,21 +192,18 @@ def browse(tmp_path):
         pytest.skip("there is no chromium to open the page in")
 
     def open_page(path, script, address=""):
-        probe = (
-            """<script>
+        probe = """<script>
             const key = (element, name) =>
               element.dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true, cancelable: true }));
             const pause = () => new Promise(resolve => setTimeout(resolve, 50));
             const wait = async () => { while (document.documentElement.dataset.ready !== "yes") await pause(); };
-            wait().then(async () => { %s }).then(found => {
+            wait().then(async () => { SCRIPT }).then(found => {
               const report = document.createElement("pre");
               report.id = "report";
               report.textContent = JSON.stringify(found);
               document.body.append(report);
             });
-        </script>"""
-            % script
-        )
+        </script>""".replace("SCRIPT", script)
         probed = path.with_name("probed.html")
         probed.write_text(path.read_text(encoding="utf-8").replace("</body>", probe + "</body>"), encoding="utf-8")
         command = [

@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import re
 
 import pytest
 import torch
@@ -296,6 +297,7 @@ def compiled_copy(model):
 
 @pytest.mark.parametrize("compiled", [compiled_blocks, compiled_forward, compiled_copy])
 def test_what_does_not_happen_in_compiled_code_is_an_error(compiled, idx):
+    """From some release on, torch's compiled code calls hooks that were added later: then it does happen."""
     torch._dynamo.reset()
     model = gpt()
     called = compiled(model)
@@ -304,19 +306,22 @@ def test_what_does_not_happen_in_compiled_code_is_an_error(compiled, idx):
         for context in (
             lambda **o: patch(model, {"h.1.mlp": torch.zeros_like}, **o),
             lambda **o: record(model, "h.*.mlp", **o),
+            lambda **o: patch(model, {"h.1.attn.head_out": torch.zeros_like}, **o),
         ):
-            with pytest.raises(ValueError, match=r"the model was called, and nothing came to the hooks at .*h.1.mlp"):
-                with context():
-                    called(idx)
+            try:
+                with context() as seen:
+                    logits = called(idx)[0]
+            except ValueError as error:
+                assert re.search(r"the model was called, and nothing came to the hooks at .*h\.1\.", str(error))
+            else:
+                assert "h.1.mlp" in seen if seen is not None else not torch.allclose(logits, before)
             with context(must_pass=False):
-                torch.testing.assert_close(called(idx)[0], before)
+                called(idx)
             with pytest.raises(KeyError), context():  # an error that is on its way is not replaced
                 called(idx)
                 raise KeyError
             with context():
                 pass  # the model is not called
-        with pytest.raises(ValueError, match="nothing came to the hooks at h.1.attn.head_out"), ablate(model, [(1, 0)]):
-            called(idx)
         torch.testing.assert_close(called(idx)[0], before)
 
 

@@ -148,7 +148,7 @@ def test_random_repeats_have_different_tokens_and_segments_any_length():
 
 
 def test_the_ablations_change_the_tap_and_nothing_else():
-    net, idx = build("conv-attention", 30, 24, 16), random_repeats(30, 12, 4)
+    net = build("conv-attention", 30, 24, 16)
     kernel = net.layers["conv"].weight.detach().clone()
     zeroed, moved = without_previous(net), one_further_back(net)
     assert torch.equal(zeroed.layers["conv"].weight[:, :, 1:], kernel[:, :, 1:])
