@@ -27,11 +27,11 @@ from projects.birthplace.checks import Exam
 from projects.birthplace.dataset import CharCorruptionDataset, make_tokenizer
 from projects.birthplace.files import load_files
 from projects.birthplace.grade import GradeOptions
-from projects.birthplace.recipes import VARIANTS, get_recipe
+from projects.birthplace.recipes import get_recipe
 from projects.birthplace.run import main
 from projects.birthplace.sandbox import Limits, run_untrusted, unpack
 from projects.birthplace.steps import Settings, new_model, save_parameters
-from projects.birthplace.variants import SynthesizerAttention
+from projects.birthplace.variants import VARIANTS, SynthesizerAttention
 
 SEED = world.SEED
 RUN_OURS = sandbox.run_ours
@@ -122,8 +122,8 @@ BROKEN = {
     ),
     "rotated keys are centred over all positions": (
         MODEL,
-        "            q, k = rotate(q, context.rotation), rotate(k, context.rotation)\n",
-        "            q, k = rotate(q, context.rotation), rotate(k - k.mean(-2, keepdim=True), context.rotation)\n",
+        "q, k = rotate(q, rotation), rotate(k, rotation)",
+        "q, k = rotate(q, rotation), rotate(k - k.mean(-2, keepdim=True), rotation)",
         "rope: causal",
         "change the logits at position ",
     ),
@@ -439,7 +439,7 @@ def test_a_variant_that_leaks_is_found_out(variant, monkeypatch):
         attention = SynthesizerAttention if variant == "synthesizer" else CausalSelfAttention
         attend = attention.forward
         monkeypatch.setattr(
-            attention, "forward", lambda self, x, context: attend(self, x, context) + x.mean(1, keepdim=True)
+            attention, "forward", lambda self, x, *context: attend(self, x, *context) + x.mean(1, keepdim=True)
         )
     raw = probe.logits(variant, exam.V, exam.seed, exam.rows)
     assert "change the logits at position" in checks.sees_the_future(exam, raw)
@@ -725,10 +725,10 @@ def test_encrypted_damaged_and_unusual_archives_are_refused(tmp_path):
 
 def test_only_what_belongs_to_a_submission_is_unpacked(tmp_path):
     archive = zipped(
-        tmp_path / "s.zip", GOOD, "mingpt/model.py", "__MACOSX/x", "json.py", "projects/birthplace/x/y.py", ".env"
+        tmp_path / "s.zip", GOOD, "mingpt/model.py", "__MACOSX/x", "json.py", "projects/other/y.py", ".env"
     )
     (tmp_path / "to").mkdir()
-    assert unpack(archive, tmp_path / "to") == ["__MACOSX/x", "json.py", "projects/birthplace/x/y.py", ".env"]
+    assert unpack(archive, tmp_path / "to") == ["__MACOSX/x", "json.py", "projects/other/y.py", ".env"]
     assert sorted(p.relative_to(tmp_path / "to").as_posix() for p in (tmp_path / "to").rglob("*") if p.is_file()) == [
         "mingpt/model.py",
         GOOD,

@@ -11,7 +11,6 @@ from torch import nn
 
 from mingpt import model as model_file
 from mingpt.generate import KVCache
-from mingpt.interpret.heads import ablate
 from mingpt.interpret.hooks import HookPoint, add_hook_points, find, patch, record
 from mingpt.model import GPT, GPTConfig, attention
 

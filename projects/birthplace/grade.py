@@ -33,7 +33,7 @@ from projects.birthplace.checks import Exam, Line, Malformed, full_or_nothing
 from projects.birthplace.dataset import documents_of, make_tokenizer, read_pairs
 from projects.birthplace.evaluate import majority_answer, score
 from projects.birthplace.files import Files, Questions, data_named, load_files
-from projects.birthplace.recipes import VARIANTS
+from projects.birthplace.variants import VARIANTS
 
 HERE = Path(__file__).resolve().parent
 # A handout is without it. By the file, since another copy of this project may be installed.

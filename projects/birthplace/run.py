@@ -60,7 +60,6 @@ from projects.birthplace.files import (
 from projects.birthplace.recipes import (
     BLOCK_SIZE,
     RECIPES,
-    VARIANTS,
     Recipe,
     finetuning_data,
     get_recipe,
@@ -76,6 +75,7 @@ from projects.birthplace.steps import (
     trainer_config,
     with_rate,
 )
+from projects.birthplace.variants import VARIANTS
 
 TRAINING = {"quick", "out", "recipe", "seed", "bottleneck_dim", "device", "dtype", "resume", "checkpoint_interval"}
 COMMANDS = {  # each with its flags

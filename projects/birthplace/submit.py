@@ -37,8 +37,8 @@ from projects.birthplace.grade import (
     print_report,
     read_predictions,
 )
-from projects.birthplace.recipes import VARIANTS
 from projects.birthplace.sandbox import CODE
+from projects.birthplace.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
