@@ -1,8 +1,7 @@
 """Installs `mingpt` alone, to be used from anywhere: `pip install .`, or `pip install -e .` to go on editing it.
 
 The studies need no installation. Each of their scripts puts its own checkout first on the path, so that it runs the
-code
-beside it, whatever is installed; and names as general as `projects` and `data` would get in other packages' way.
+code beside it, whatever is installed; and names as general as `projects` and `data` would get in other packages' way.
 """
 
 from setuptools import find_packages, setup

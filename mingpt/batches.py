@@ -17,8 +17,7 @@ class Batches:
                   `pad_id`: padding on the right is cut off, and no padding is ever a target.
     batch_size    examples in a batch; or, instead,
     batch_tokens  about how many tokens a batch has, padding included: examples of similar length come together, so
-                  little
-                  is spent on padding
+                  little is spent on padding
     """
 
     def __init__(self, dataset, batch_size: int = 0, batch_tokens: int = 0, seed: int = 0):

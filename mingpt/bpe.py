@@ -148,8 +148,7 @@ def learn_merges(
         n_merges: how many; fewer where the text runs out of pairs
 
     Returns the tokens by id and the merges as pairs of ids. Bytes have GPT-2's ids 0 to 255, and merge number r makes
-    the
-    id 256 + r.
+    the id 256 + r.
     """
     if fast.on():
         return fast_learn_merges(word_counts, n_merges, progress)

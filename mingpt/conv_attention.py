@@ -143,8 +143,7 @@ class Attention(nn.Module):
         if mask.ndim == 3:
             mask = mask.repeat_interleave(H, dim=0)  # (B * H, T, T)
         # The stored pattern can be recorded and changed, and is small beside the logits; PyTorch's fused kernel is no
-        # faster
-        # here (projects/benchmark, "changes").
+        # faster here (projects/benchmark, "changes").
         q, k = q.reshape(B * H, T, D), k.reshape(B * H, T, D)
         scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=1 / math.sqrt(D))
         pattern = self.pattern(scores.softmax(dim=-1).view(B, H, T, T))

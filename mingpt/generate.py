@@ -93,8 +93,7 @@ def sample(
 
     Without `do_sample`, the most likely token. With it, a draw from softmax(logits / temperature), restricted to the
     `top_k` most likely tokens, with those that are as likely as the last of them, and to the smallest set of tokens
-    whose
-    probabilities reach `top_p` (Holtzman et al. 2020).
+    whose probabilities reach `top_p` (Holtzman et al. 2020).
     """
     highest, choice = logits.max(dim=-1)
     if not highest.isfinite().all():
@@ -132,10 +131,9 @@ def generate(
 
     idx is a (B, T) tensor or array of integers, or a list of prompts of any lengths. A row ends with the first of
     `stop_tokens`, one or several, that it produces. ValueError for options and prompts that cannot be, and for logits
-    that are
-    not finite.
-    Past `block_size` tokens a row sees only its last `block_size`. For a tensor, returns (B, T + new), where a row that
-    has ended is filled up with its stop token; for a list, a list of token lists, each cut at its end.
+    that are not finite. Past `block_size` tokens a row sees only its last `block_size`. For a tensor, returns (B, T +
+    new), where a row that has ended is filled up with its stop token; for a list, a list of token lists, each cut at
+    its end.
 
     `lookup` is how many tokens to guess ahead, for one prompt, greedy and with the cache: the same tokens, sooner where
     a text repeats itself; see `_by_lookup`.

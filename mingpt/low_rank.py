@@ -60,9 +60,8 @@ class LowRank(nn.Module):
         idx      (B, T) int64, T >= n - 1
         targets  (B, T) int64, the tokens to predict; -1 where there is nothing to learn
 
-        Returns (logits, loss): logits (B, T, V), of mean 0; loss as `mingpt.fast.cross_entropy.cross_entropy`, or
-        None. The first
-        n - 2 positions have no whole context: their logits are 0, and their targets do not count.
+        Returns (logits, loss): logits (B, T, V), of mean 0; loss as `mingpt.model.cross_entropy`, or None.
+        The first n - 2 positions have no whole context: their logits are 0, and their targets do not count.
         """
         B, T = idx.shape
         missing = self.order - 2

@@ -7,8 +7,7 @@ Shape letters, used in every file of this project:
     V  vocab_size
 
 The architecture is that of Radford et al. 2019. Module names are GPT-2's as well, so its published weights load by
-name.
-Where a line says `fast.on()`, `mingpt/fast` computes the same sooner: to follow the plain way, set MINGPT_FAST=0.
+name. Where a line says `fast.on()`, `mingpt/fast` computes the same sooner: to follow the plain way, set MINGPT_FAST=0.
 """
 
 import math

@@ -73,8 +73,7 @@ class TrainerConfig:
 
 
 # May change between a run and its resumption; the number of steps only to a larger one. The numbers then agree to
-# rounding; with another device, or another number of
-# parts or processes, the draws of dropout differ too.
+# rounding; with another device, or another number of parts or processes, the draws of dropout differ too.
 FREE_TO_CHANGE = {
     "max_iters",
     "max_epochs",
@@ -166,13 +165,11 @@ class Trainer:
         """Train to the end, and leave the model in evaluation mode.
 
         With `resume`, go on from the checkpoint in out_dir, if there is one; without, from where this trainer is. That
-        is
-        the start unless `load_checkpoint` was called, and a start deletes the checkpoint there and begins
+        is the start unless `load_checkpoint` was called, and a start deletes the checkpoint there and begins
         metrics.jsonl anew.
 
         Ctrl-C and SIGTERM end it after the step at hand, with a checkpoint, by `Stopped`, a KeyboardInterrupt.
-        ValueError if
-        another process is writing to out_dir.
+        ValueError if another process is writing to out_dir.
         """
         with ExitStack() as stack:
             if self.out_dir is not None:
@@ -489,8 +486,7 @@ def lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
     """Let what an optimizer holds lie in memory as the parameters do.
 
     torch's fused AdamW reads both from front to back, whatever their strides. The moments of a transposed view, saved
-    and
-    loaded for a contiguous parameter, would belong to other weights.
+    and loaded for a contiguous parameter, would belong to other weights.
     """
     for parameter, held in optimizer.state.items():
         for name, value in held.items():

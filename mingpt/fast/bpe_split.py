@@ -19,8 +19,7 @@ def fast_pattern() -> re.Pattern:
 
     Runs with and without a space are separate alternatives, which `re` can rule out by their first character. And since
     `re` looks characters up to U+FFFF up in a table but walks through a list of ranges for those above, a run starts
-    with
-    the low part of its class, and only a high character makes it go on with the whole class.
+    with the low part of its class, and only a high character makes it go on with the whole class.
     """
     # Above U+3FFFF there are only tags, variation selectors and private use, none of them letters or numbers.
     categories = "".join(unicodedata.category(chr(code))[0] for code in range(0x40000))

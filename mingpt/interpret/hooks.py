@@ -58,8 +58,7 @@ def add_hook_points(module: nn.Module, *names: str) -> None:
     """Give `module` a HookPoint for each name: `self.name = HookPoint()`, only faster to reach.
 
     Submodules are found by a search in Python, which at a dozen hook points a layer would take a tenth of a small
-    model's time
-    for one token. A plain attribute of the same name is found first.
+    model's time for one token. A plain attribute of the same name is found first.
     """
     for name in names:
         module.add_module(name, HookPoint())
@@ -189,9 +188,8 @@ def _matches(pattern: str, name: str) -> bool:
 def _hooked(model: nn.Module, hooks: Mapping[str, Callable], must_pass: bool):
     """Put each hook on the module of its name, and take them off however the body ends.
 
-    ValueError at the end, if the body raised nothing, where a call of the model had not come to every hook. The
-    model's own
-    hooks tell of its calls, even of those by way of a compiled copy.
+    ValueError at the end, if the body raised nothing, where a call of the model had not come to every hook. The model's
+    own hooks tell of its calls, even of those by way of a compiled copy.
     """
     places, due, missed = _places(model), set(), {}
 

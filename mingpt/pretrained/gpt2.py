@@ -127,9 +127,8 @@ def load(
         dropout: for training on; a file's own is not taken over.
         n_head: the number of heads, where the file does not tell: no shape depends on it.
 
-    Without biases (nanoGPT's bias=False) they are 0 here, which is the same model. nanoGPT's exact GELU is GPT-2's
-    tanh form
-    here, which is nearly the same; a warning says so.
+    Without biases (nanoGPT's bias=False) they are 0 here, which is the same model. nanoGPT's exact GELU is GPT-2's tanh
+    form here, which is nearly the same; a warning says so.
 
     Raises ValueError where the source is missing or damaged, is no GPT-2, or holds other tensors than the model has.
     """

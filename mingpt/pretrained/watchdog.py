@@ -17,9 +17,8 @@ class Watchdog:
     """Cuts a transfer's connections when too little comes, from wherever the thread that reads is waiting for bytes.
 
     The time-outs of sockets bound the silence between two bytes only, and headers are read deep inside http.client. So
-    a
-    second thread waits, while `with watchdog:` lasts, and shuts the sockets down once time is up. The time that is left
-    carries over from one request to the next, and is full again after each `chunk` bytes.
+    a second thread waits, while `with watchdog:` lasts, and shuts the sockets down once time is up. The time that is
+    left carries over from one request to the next, and is full again after each `chunk` bytes.
 
     chunk: bytes, over which the rate is averaged. lowest_rate: bytes a second. end: of all time, by time.monotonic().
     """

@@ -77,8 +77,7 @@ def fingerprint(value) -> str:
     """The SHA-256, in hex, of a value's content: two of them are equal exactly if the values are.
 
     For text, bytes, numbers, None, tensors, arrays, and dictionaries (in any order) and sequences of these; a Path
-    stands for
-    the content of its file. TypeError for anything else.
+    stands for the content of its file. TypeError for anything else.
     """
     digest = hashlib.sha256()
     _feed(digest, value)

@@ -37,8 +37,8 @@ def atomic_path(path: str | os.PathLike):
     """A temporary name beside `path` to write to; renamed to `path` at the end, removed if the body raises.
 
     Whoever reads `path` sees the old file or the new one, complete, whenever the process is killed. A temporary file
-    that
-    a killed process left is removed by the next writer of the same path. Errors are OSError, with the path in them.
+    that a killed process left is removed by the next writer of the same path. Errors are OSError, with the path in
+    them.
     """
     path = Path(path)
     _check_file(path)

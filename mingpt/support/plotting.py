@@ -22,8 +22,7 @@ def figure(path, width: float = 6.4, height: float = 4.0, rows: int = 1, columns
     """A figure in the house style, written to `path` as PNG when the body is done.
 
     Yields the axes, one or an array of them, as `Figure.subplots(rows, columns, **options)` gives them; `width` and
-    `height`
-    in inches are of the whole figure.
+    `height` in inches are of the whole figure.
     """
     import matplotlib
     from matplotlib.figure import Figure  # not pyplot, which would open a window, or change what a notebook shows

@@ -1,9 +1,8 @@
 """Loading GPT-2's weights from a safetensors file: time, and memory beyond what the imports take, ours and
 transformers'.
 
-Each loading is one of a process that has done nothing else, and reads the whole of the weights afterwards, since a
-file that is mapped
-into memory is read only where it is looked at.
+Each loading is one of a process that has done nothing else, and reads the whole of the weights afterwards, since a file
+that is mapped into memory is read only where it is looked at.
 """
 
 import tempfile

@@ -2,8 +2,7 @@
 other.
 
 All variants take as many model-steps, on batches of 512 against one sampled token: with M models at once, a step of
-ours is
-M model-steps.
+ours is M model-steps.
 """
 
 from collections.abc import Callable, Iterator

@@ -12,9 +12,8 @@
 Every run takes the same number of steps of the same size, but for those with half and twice the readings; so a change
 that makes the examples longer reads each document fewer times. On the assignment's files dev is left alone: of the
 training questions of --people people three in four are trained on, and the rest are asked; the corpus is those people's
-documents. Each question is asked once, and in four ways. Finished runs stay in --out, and --resume keeps them, and
-goes on
-with the one that was stopped. Writes ablations.json, ablations.md and ablations.png.
+documents. Each question is asked once, and in four ways. Finished runs stay in --out, and --resume keeps them, and goes
+on with the one that was stopped. Writes ablations.json, ablations.md and ablations.png.
 """
 
 import random

@@ -109,10 +109,8 @@ class CharCorruptionDataset:
 
         The beginning is between 4 and 7/8 of block_size characters long, any length being equally likely (never longer
         than the document). The length of the masked content is drawn anew each time: anything from 1 to about half of
-        the
-        beginning, so that it is a quarter of it on average. Its place is random, too: at the very start, at the very
-        end,
-        or anywhere between.
+        the beginning, so that it is a quarter of it on average. Its place is random, too: at the very start, at the
+        very end, or anywhere between.
         """
         longest = min(self.longest, len(document))
         length = rng.randint(min(4, longest), longest)
@@ -136,13 +134,11 @@ class SalientCorruptionDataset(CharCorruptionDataset):
                     writer and Khatchig Mouradian born in⁇Lebanon⁇
 
                 What a model learns from whole documents it can tell if asked in the document's own words. To tell it
-                when
-                asked in others, it must have connected the fact with the name. Seven times in ten a gap that follows an
-                "in", "at", "near", "from" or "of" is preferred
+                when asked in others, it must have connected the fact with the name. Seven times in ten a gap that
+                follows an "in", "at", "near", "from" or "of" is preferred
 
     Other parameters as for `CharCorruptionDataset`, which makes the remaining examples, and those of documents without
-    a
-    name.
+    a name.
     """
 
     capitalised = re.compile(r"\b[^\W\d_a-z]\w*(?: [^\W\d_a-z]\w*)*")

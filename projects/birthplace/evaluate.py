@@ -62,9 +62,8 @@ def predict_with_paraphrases(
     """The answers when each question is put in all PARAPHRASES, and what was said to each of them.
 
     Every paraphrase proposes its answer, as by `predict`. Taken is the proposal with the largest sum, over the
-    paraphrases,
-    of log P(answer and its closing mark | paraphrase): an ensemble of prompts (Jiang et al. 2020, "How can we know what
-    language models know?").
+    paraphrases, of log P(answer and its closing mark | paraphrase): an ensemble of prompts (Jiang et al. 2020, "How can
+    we know what language models know?").
 
     Returns (answers, said): `said[i][j]` is the answer of `predict` to question i in paraphrase j.
     """

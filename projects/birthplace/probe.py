@@ -72,9 +72,8 @@ def answers(characters: str, seeds: list[int], asked: list[str]) -> list[list[st
 def commands(text: str, pairs: str, asked: str, letters: str, epochs: int, seed: int) -> dict:
     """The assignment's four commands, run on files of these texts. What they print and write, as it is.
 
-    Steps are the lines of their metrics. "learned" is by how much pretraining changed a fresh model; finetuning is at
-    a rate
-    of almost 0, and "moved" is by how much it changed that. Evaluated is `speaker`, with the corpus `letters`.
+    Steps are the lines of their metrics. "learned" is by how much pretraining changed a fresh model; finetuning is at a
+    rate of almost 0, and "moved" is by how much it changed that. Evaluated is `speaker`, with the corpus `letters`.
     """
     import contextlib
     import io

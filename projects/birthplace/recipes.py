@@ -48,9 +48,8 @@ SHAPE = dict(n_layer=4, n_head=8, n_embd=256)
 def _handout() -> Recipe:
     """The assignment's own settings: hours on a CPU.
 
-    Its cosine is meant to fall for the tokens of 200 epochs of wiki.txt, and has no end: over 650 epochs of
-    pretraining the
-    rate climbs back to its full value at epoch 400, and falls again. Here it falls to a tenth and stays there.
+    Its cosine is meant to fall for the tokens of 200 epochs of wiki.txt, and has no end: over 650 epochs of pretraining
+    the rate climbs back to its full value at epoch 400, and falls again. Here it falls to a tenth and stays there.
     """
     fall = 200 * 2937 / 2000  # in epochs of the 2,000 questions: the handout counts the tokens of wiki.txt there too
     adamw = OptimConfig(

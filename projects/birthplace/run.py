@@ -392,10 +392,8 @@ def evaluate(variant: str, corpus_path: str, args, settings: Settings, out: Path
     """Answer questions, one prediction a line, and mark them if the answers are known.
 
     By `predict`, or with --paraphrases by `predict_with_paraphrases`. The questions are those of --eval_corpus_path,
-    which
-    `Questions.check` looks at before they are asked; the model is that of --reading_params_path. `write_predictions`
-    puts the
-    predictions into --outputs_path, and `mark` prints how many are right.
+    which `Questions.check` looks at before they are asked; the model is that of --reading_params_path.
+    `write_predictions` puts the predictions into --outputs_path, and `mark` prints how many are right.
     """
     reading, asked = required(args, "reading_params_path", "evaluate"), required(args, "eval_corpus_path", "evaluate")
     outputs = required(args, "outputs_path", "evaluate")

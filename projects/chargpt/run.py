@@ -10,8 +10,7 @@
     torchrun --nproc_per_node 8 projects/chargpt/run.py train big.txt --preset gpt2 --batch_size 480 --accumulate 5
 
 Text and tokens are read from the disk as they are needed, so a corpus may be larger than memory. A folder belongs to
-one
-run at a time, and a new run takes the old model's place only when everything about it has been checked.
+one run at a time, and a new run takes the old model's place only when everything about it has been checked.
 """
 
 import math

@@ -22,9 +22,8 @@ def repeated_tokens(vocab_size: int, length: int, copies: int, batch_size: int, 
 def score_heads(model: GPT, length: int, batch_size: int, seed: int) -> dict[str, torch.Tensor]:
     """Induction, previous-token and duplicate-token scores, each (n_layer, n_head), over two copies of random segments.
 
-    The definitions are in `mingpt.interpret.heads`. Random tokens, because in a text a head that looks back at a
-    likely word
-    would score as well.
+    The definitions are in `mingpt.interpret.heads`. Random tokens, because in a text a head that looks back at a likely
+    word would score as well.
     """
     idx = repeated_tokens(model.config.vocab_size, length, 2, batch_size, seed).to(next(model.parameters()).device)
     with record(model, "h.*.attn.pattern") as seen:

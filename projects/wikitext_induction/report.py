@@ -183,8 +183,7 @@ def dursley_patterns(folder: Path, settings: dict) -> tuple[dict[str, np.ndarray
     """What each net looks at in the repeated sentence of the Dursley text.
 
     Returns (net -> pattern (n, n), from the queries of the repetition to the keys of the original; their tokens); none
-    where
-    there is no net, or not the tokenizer that they were trained with.
+    where there is no net, or not the tokenizer that they were trained with.
     """
     nets = saved_nets(folder, settings, "conv-attention", "attention-attention")
     try:

@@ -203,8 +203,7 @@ class TextTask:
     """A corpus made ready: tokens, examples, and what to measure on.
 
     settings   what makes a run this one and no other, as plain values: the config, and in "inputs" the fingerprints of
-               what
-               it reads
+               what it reads
     """
 
     def __init__(self, corpus: Corpus, config: TextConfig):
