@@ -8,14 +8,181 @@ rounding breaks: use float32 where that matters).
 import math
 import operator
 from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-COLDEST = (
-    1e-20  # a temperature below is taken for this one, at which logits are still float32 numbers: a choice as greedy
-)
+from mingpt import fast
+
+# Temperatures below are taken for this one: the choice is as good as greedy, and logits are still float32 numbers.
+COLDEST = 1e-20
 MOST_NEW_TOKENS = 1 << 24  # more take months
+
+
+@torch.no_grad()
+def generate_plainly(
+    model,
+    idx: Tensor,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    do_sample: bool = False,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Append `max_new_tokens` tokens to each row of idx, (B, T) int64: read, choose a token, append it, read again.
+
+    Everything else in this file gives the same tokens with less work, or more conveniently.
+    """
+    for _ in range(max_new_tokens):
+        window = idx[:, -model.config.block_size :]  # the model has no positions for more
+        logits, _ = model(window)  # (B, T, V); only those after the last token are needed
+        new = sample(logits[:, -1], temperature, do_sample, top_k, top_p, generator)  # (B,)
+        idx = torch.cat((idx, new[:, None]), dim=1)
+    return idx
+
+
+def sample(
+    logits: Tensor,
+    temperature: float = 1.0,
+    do_sample: bool = False,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Choose one token for each row of `logits`, (B, V). Returns (B,) int64.
+
+    Without `do_sample`, the most likely token. With it, a draw from softmax(logits / temperature), restricted to the
+    `top_k` most likely tokens, with those that are as likely as the last of them, and to the smallest set of tokens
+    whose probabilities reach `top_p` (Holtzman et al. 2020).
+    """
+    highest, choice = logits.max(dim=-1)
+    if not highest.isfinite().all():
+        raise ValueError(
+            "the logits are not finite (NaN or infinity): the model has diverged, or its weights are damaged"
+        )
+    if not do_sample:
+        return choice
+    logits = logits.float() / max(temperature, COLDEST)
+    if top_k is not None:
+        kth = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -math.inf)
+    if top_p is not None and top_p < 1:  # a rounded sum may reach 1 too soon
+        ordered, order = logits.softmax(dim=-1).sort(dim=-1, descending=True)
+        reached_before = ordered.cumsum(dim=-1) - ordered >= top_p  # never true of the most likely token
+        logits = logits.masked_fill(torch.zeros_like(reached_before).scatter(1, order, reached_before), -math.inf)
+    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).squeeze(1)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Prompts of any lengths, tokens that end a row, a cache
+
+
+@torch.no_grad()
+def generate(
+    model,
+    idx: Tensor | Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    do_sample: bool = False,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    stop_tokens: int | Iterable[int] = (),
+    use_cache: bool = True,
+    generator: torch.Generator | None = None,
+    lookup: int = 0,
+) -> Tensor | list[list[int]]:
+    """Append up to `max_new_tokens` tokens to each prompt.
+
+    idx is a (B, T) tensor or array of integers, or a list of prompts of any lengths. A row ends with the first of
+    `stop_tokens`, one or several, that it produces. ValueError for options and prompts that cannot be, and for logits
+    that are not finite. Past `block_size` tokens a row sees only its last `block_size`. For a tensor, returns (B, T +
+    new), where a row that has ended is filled up with its stop token; for a list, a list of token lists, each cut at
+    its end.
+
+    `lookup` is how many tokens to guess ahead, for one prompt, greedy and with the cache: the same tokens, sooner where
+    a text repeats itself; see `_by_lookup`.
+    """
+    device = next(model.parameters()).device
+    prompts = _prompts(idx, model.config.vocab_size, device)
+    _check(max_new_tokens, temperature, top_k, top_p, lookup)
+    stop_tokens = _stop_set(stop_tokens)
+    if lookup:
+        if do_sample or len(prompts) > 1 or not use_cache:
+            raise ValueError("lookup is for one prompt at a time, do_sample=False and use_cache=True")
+        return _with_lookup(model, idx, prompts[0].tolist(), max_new_tokens, stop_tokens, lookup)
+    if not fast.on() and isinstance(idx, Tensor) and not stop_tokens:
+        with _evaluating(model):
+            return generate_plainly(
+                model, torch.stack(prompts), max_new_tokens, temperature, do_sample, top_k, top_p, generator
+            )
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    # Each row is written at its own length into a table wide enough for the longest prompt and all new tokens.
+    tokens = torch.zeros(len(prompts), int(lengths.max()) + max_new_tokens, dtype=torch.long, device=device)
+    for row, prompt in zip(tokens, prompts):
+        row[: len(prompt)] = prompt
+    rows = torch.arange(len(prompts), device=device)
+    stops = torch.tensor(sorted(stop_tokens), dtype=torch.long, device=device)
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    ends = lengths + max_new_tokens
+    reader = _Reader(model, len(prompts), use_cache and fast.on())
+
+    with _evaluating(model):
+        for _ in range(max_new_tokens):
+            new = sample(reader.next_logits(tokens, lengths), temperature, do_sample, top_k, top_p, generator)
+            new = torch.where(ended, tokens[rows, lengths - 1], new)  # an ended row repeats its stop token
+            tokens[rows, lengths] = new
+            lengths = lengths + 1
+            if len(stops):
+                ends = torch.where(~ended & torch.isin(new, stops), lengths, ends)
+                ended |= torch.isin(new, stops)
+                if ended.all():
+                    break
+
+    if isinstance(idx, Tensor):
+        return tokens[:, : int(lengths.max())]
+    ends = torch.minimum(ends, lengths)
+    return [row[:end].tolist() for row, end in zip(tokens, ends)]
+
+
+@contextmanager
+def _evaluating(model):
+    """Without dropout while the body runs."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+class _Reader:
+    """Gives the logits after the last token of each row, reading as little as the cache allows."""
+
+    def __init__(self, model, batch_size: int, use_cache: bool):
+        self.model, self.batch_size, self.use_cache = model, batch_size, use_cache
+        self.cache: KVCache | None = None
+        self.longest = 0  # the longest row, counted here so that no step has to ask the device
+
+    def next_logits(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Logits, (B, V), for the token after the first `lengths[b]` of each row b of `tokens`, (B, any)."""
+        block_size = self.model.config.block_size
+        self.longest = self.longest + 1 if self.longest else int(lengths.max())
+        rows = torch.arange(len(tokens), device=tokens.device)
+        if self.use_cache and self.longest <= block_size:
+            if self.cache is None:
+                self.cache = KVCache(self.model.config.n_layer, self.batch_size, block_size, tokens.device)
+                logits, _ = self.model(tokens[:, : self.longest], cache=self.cache)
+                self.cache.keep(lengths)
+                return logits[rows, lengths - 1]
+            logits, _ = self.model(tokens[rows, lengths - 1][:, None], cache=self.cache)
+            return logits[:, -1]
+        # Without a cache, or with a full one: when the window slides, every token changes its position.
+        start = (lengths - block_size).clamp(min=0)
+        columns = start[:, None] + torch.arange(min(self.longest, block_size), device=tokens.device)
+        logits, _ = self.model(tokens.gather(1, columns.clamp(max=tokens.size(1) - 1)))
+        return logits[rows, lengths - start - 1]
 
 
 class KVCache:
@@ -81,107 +248,18 @@ class KVCache:
         self._mask = None
 
 
-def sample(
-    logits: Tensor,
-    temperature: float = 1.0,
-    do_sample: bool = False,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Choose one token for each row of `logits`, (B, V). Returns (B,) int64.
-
-    Without `do_sample`, the most likely token. With it, a draw from softmax(logits / temperature), restricted to the
-    `top_k` most likely tokens, with those that are as likely as the last of them, and to the smallest set of tokens
-    whose probabilities reach `top_p` (Holtzman et al. 2020).
-    """
-    highest, choice = logits.max(dim=-1)
-    if not highest.isfinite().all():
-        raise ValueError(
-            "the logits are not finite (NaN or infinity): the model has diverged, or its weights are damaged"
-        )
-    if not do_sample:
-        return choice
-    logits = logits.float() / max(temperature, COLDEST)
-    if top_k is not None:
-        kth = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
-        logits = logits.masked_fill(logits < kth, -math.inf)
-    if top_p is not None and top_p < 1:  # a rounded sum may reach 1 too soon
-        ordered, order = logits.softmax(dim=-1).sort(dim=-1, descending=True)
-        reached_before = ordered.cumsum(dim=-1) - ordered >= top_p  # never true of the most likely token
-        logits = logits.masked_fill(torch.zeros_like(reached_before).scatter(1, order, reached_before), -math.inf)
-    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).squeeze(1)
+# ----------------------------------------------------------------------------------------------------------------------
+# Guessing ahead
 
 
-@torch.no_grad()
-def generate(
-    model,
-    idx: Tensor | Sequence[Sequence[int]],
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    do_sample: bool = False,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    stop_tokens: int | Iterable[int] = (),
-    use_cache: bool = True,
-    generator: torch.Generator | None = None,
-    lookup: int = 0,
-) -> Tensor | list[list[int]]:
-    """Append up to `max_new_tokens` tokens to each prompt.
-
-    idx is a (B, T) tensor or array of integers, or a list of prompts of any lengths. A row ends with the first of
-    `stop_tokens`, one or several, that it produces. ValueError for options and prompts that cannot be, and for logits
-    that are not finite. Past `block_size` tokens a row sees only its last `block_size`. For a tensor, returns (B, T +
-    new), where a row that has ended is filled up with its stop token; for a list, a list of token lists, each cut at
-    its end.
-
-    `lookup` is how many tokens to guess ahead, for one prompt, greedy and with the cache: the same tokens, sooner where
-    a text repeats itself; see `_by_lookup`.
-    """
-    device = next(model.parameters()).device
-    prompts = _prompts(idx, model.config.vocab_size, device)
-    _check(max_new_tokens, temperature, top_k, top_p, lookup)
-    stop_tokens = _stop_set(stop_tokens)
-    if lookup:
-        if do_sample or len(prompts) > 1 or not use_cache:
-            raise ValueError("lookup is for one prompt at a time, do_sample=False and use_cache=True")
-        done = _by_lookup(model, prompts[0].tolist(), max_new_tokens, stop_tokens, lookup)
-        idx = torch.tensor([done], device=device) if isinstance(idx, Tensor) else [done]
-        max_new_tokens -= len(done) - len(prompts[0])
-        if max_new_tokens == 0 or done[-1] in stop_tokens and len(done) > len(prompts[0]):
-            return idx
-        return generate(model, idx, max_new_tokens, stop_tokens=stop_tokens)  # past block_size, in the usual way
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    # Each row is written at its own length into a table wide enough for the longest prompt and all new tokens.
-    tokens = torch.zeros(len(prompts), int(lengths.max()) + max_new_tokens, dtype=torch.long, device=device)
-    for row, prompt in zip(tokens, prompts):
-        row[: len(prompt)] = prompt
-    rows = torch.arange(len(prompts), device=device)
-    stops = torch.tensor(sorted(stop_tokens), dtype=torch.long, device=device)
-    ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    ends = lengths + max_new_tokens
-    reader = _Reader(model, len(prompts), use_cache)
-
-    was_training = model.training
-    model.eval()
-    try:
-        for _ in range(max_new_tokens):
-            new = sample(reader.next_logits(tokens, lengths), temperature, do_sample, top_k, top_p, generator)
-            new = torch.where(ended, tokens[rows, lengths - 1], new)  # an ended row repeats its stop token
-            tokens[rows, lengths] = new
-            lengths = lengths + 1
-            if len(stops):
-                ends = torch.where(~ended & torch.isin(new, stops), lengths, ends)
-                ended |= torch.isin(new, stops)
-                if ended.all():
-                    break
-    finally:
-        model.train(was_training)
-
-    if isinstance(idx, Tensor):
-        return tokens[:, : int(lengths.max())]
-    ends = torch.minimum(ends, lengths)
-    return [row[:end].tolist() for row, end in zip(tokens, ends)]
+def _with_lookup(model, idx, prompt: list[int], max_new_tokens: int, stop_tokens: set[int], guesses: int):
+    """`generate` for one prompt by `_by_lookup`, and past `block_size` in the usual way."""
+    done = _by_lookup(model, prompt, max_new_tokens, stop_tokens, guesses)
+    idx = torch.tensor([done], device=next(model.parameters()).device) if isinstance(idx, Tensor) else [done]
+    max_new_tokens -= len(done) - len(prompt)
+    if max_new_tokens == 0 or done[-1] in stop_tokens and len(done) > len(prompt):
+        return idx
+    return generate(model, idx, max_new_tokens, stop_tokens=stop_tokens)
 
 
 def _by_lookup(model, tokens: list[int], max_new_tokens: int, stop_tokens: set[int], guesses: int) -> list[int]:
@@ -195,9 +273,8 @@ def _by_lookup(model, tokens: list[int], max_new_tokens: int, stop_tokens: set[i
     """
     block_size, device = model.config.block_size, next(model.parameters()).device
     cache = KVCache(model.config.n_layer, 1, block_size, device)
-    tokens, end, was_training = list(tokens), min(len(tokens) + max_new_tokens, block_size), model.training
-    model.eval()
-    try:
+    tokens, end = list(tokens), min(len(tokens) + max_new_tokens, block_size)
+    with _evaluating(model):
         while len(tokens) < end:
             guess = _what_followed(tokens, guesses)[: end - len(tokens) - 1]
             logits, _ = model(torch.tensor([tokens[cache.longest :] + guess], device=device), cache=cache)
@@ -208,8 +285,6 @@ def _by_lookup(model, tokens: list[int], max_new_tokens: int, stop_tokens: set[i
                 if token in stop_tokens:
                     return tokens
             cache.keep(torch.tensor([len(tokens) - 1]))
-    finally:
-        model.train(was_training)
     return tokens
 
 
@@ -226,32 +301,8 @@ def _what_followed(tokens: list[int], count: int) -> list[int]:
     return []
 
 
-class _Reader:
-    """Gives the logits after the last token of each row, reading as little as the cache allows."""
-
-    def __init__(self, model, batch_size: int, use_cache: bool):
-        self.model, self.batch_size, self.use_cache = model, batch_size, use_cache
-        self.cache: KVCache | None = None
-        self.longest = 0  # the longest row, counted here so that no step has to ask the device
-
-    def next_logits(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Logits, (B, V), for the token after the first `lengths[b]` of each row b of `tokens`, (B, any)."""
-        block_size = self.model.config.block_size
-        self.longest = self.longest + 1 if self.longest else int(lengths.max())
-        rows = torch.arange(len(tokens), device=tokens.device)
-        if self.use_cache and self.longest <= block_size:
-            if self.cache is None:
-                self.cache = KVCache(self.model.config.n_layer, self.batch_size, block_size, tokens.device)
-                logits, _ = self.model(tokens[:, : self.longest], cache=self.cache)
-                self.cache.keep(lengths)
-                return logits[rows, lengths - 1]
-            logits, _ = self.model(tokens[rows, lengths - 1][:, None], cache=self.cache)
-            return logits[:, -1]
-        # Without a cache, or with a full one: when the window slides, every token changes its position.
-        start = (lengths - block_size).clamp(min=0)
-        columns = start[:, None] + torch.arange(min(self.longest, block_size), device=tokens.device)
-        logits, _ = self.model(tokens.gather(1, columns.clamp(max=tokens.size(1) - 1)))
-        return logits[rows, lengths - start - 1]
+# ----------------------------------------------------------------------------------------------------------------------
+# What users may get wrong
 
 
 def _prompts(idx, vocab_size: int, device) -> list[Tensor]:

@@ -13,7 +13,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -160,6 +160,93 @@ class Trainer:
             raise ValueError(f"there is no event {event!r}; there are on_batch_end, on_eval and on_end")
         self._callbacks[event].append(function)
 
+    # ------------------------------------------------------------------------------------------------------------------
+    # A step
+
+    def step(self) -> int:
+        """One update of the parameters with batch number `iter_num`. Returns how many tokens this process read.
+
+        The batch comes in one part, unless its gradient is accumulated from several to save memory.
+        """
+        self._seed_step()
+        self._trained.train()
+        parts, targets = self._next_batch()
+        self._set_learning_rates()
+        total = torch.zeros((), device=self.device)
+        for i, (x, y) in enumerate(parts):
+            with self._exchange(last=i == len(parts) - 1):
+                loss = self._forward(x, y) * count_targets(y)  # a sum over targets; `targets` makes it a mean
+                self._backward(loss, targets)
+            total += loss.detach()
+        self._clip()
+        self._update()
+        self.loss = self._sum(float(total)) / max(1, targets)
+        if not math.isfinite(self.loss):
+            raise FloatingPointError(f"the loss is {self.loss} at step {self.iter_num}; lower the learning rate")
+        return sum(x.numel() for x, _ in parts)
+
+    def _seed_step(self) -> None:
+        """Make the dropout of this step a function of the seed, the step and the process."""
+        torch.manual_seed(((self.config.seed * 1_000_003 + self.iter_num) * 1_000_003 + self.rank) % 2**63)
+
+    def _next_batch(self) -> tuple[list[tuple], int]:
+        """This process's parts (x, y) of batch number `iter_num`, and how many targets all processes' parts have.
+
+        Each process and each part of an accumulated step takes its share of the same batch. The mean is over all
+        targets of the batch, so that the shares, however uneven, add up to the gradient of the whole.
+        """
+        n, count = self.config.accumulate, self.world * self.config.accumulate
+        parts = [self.batches.part(self.iter_num, self.rank + self.world * i, count) for i in range(n)]
+        return parts, self._sum(sum(count_targets(y) for _, y in parts))
+
+    def _set_learning_rates(self) -> None:
+        """Each group of parameters has a peak of its own, and all follow the same schedule."""
+        self.rate = rate_factor(self.optim, self.iter_num, self.max_iters)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * self.rate
+
+    def _forward(self, x, y, model=None) -> torch.Tensor:
+        """The mean loss over the targets of (x, y), with matrix products in the configured dtype."""
+        x, y = x.to(self.device), y.to(self.device)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            _, loss = (model or self._trained)(x, y)
+        return loss
+
+    def _backward(self, loss: torch.Tensor, targets: int) -> None:
+        """Add the gradient of this part's share in the mean loss; in float16 enlarged, lest it underflow."""
+        # DistributedDataParallel averages over processes; their number turns the average into a sum.
+        self.scaler.scale(loss * self.world / max(1, targets)).backward()
+
+    def _exchange(self, last: bool):
+        """Several processes exchange gradients once a step, with its last part."""
+        return nullcontext() if self.world == 1 or last else self._trained.no_sync()
+
+    def _clip(self) -> None:
+        """Scale the gradient down to the norm `grad_clip`, if it is larger. FloatingPointError if it is not finite."""
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        limit = self.optim.grad_clip or math.inf
+        self.grad_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        if not math.isfinite(self.grad_norm) and not self.scaler.is_enabled():
+            raise FloatingPointError(
+                f"the gradient is {self.grad_norm} at step {self.iter_num}; lower the learning rate"
+            )
+
+    def _update(self) -> None:
+        """Let each optimizer step, and clear the gradient.
+
+        In float16 the gradient may have overflowed: then the step is skipped, and `scaler` enlarges less from now on.
+        """
+        for optimizer in self.optimizers:
+            if math.isfinite(self.grad_norm):
+                self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # The loop
+
     @lost_processes_named()
     def run(self, resume: bool = False) -> None:
         """Train to the end, and leave the model in evaluation mode.
@@ -223,37 +310,6 @@ class Trainer:
             "command with --resume goes on from there",
         )
 
-    def step(self) -> int:
-        """One update of the parameters with batch number `iter_num`. Returns how many tokens this process read."""
-        self._seed_step()
-        self._trained.train()
-        self.rate = rate_factor(self.optim, self.iter_num, self.max_iters)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * self.rate
-
-        # Each process and each part of an accumulated step takes its share of the same batch. The mean is over all
-        # targets of the batch, so that the shares, however uneven, add up to the gradient of the whole.
-        parts = self.world * self.config.accumulate
-        shares = [
-            self.batches.part(self.iter_num, self.rank + self.world * i, parts) for i in range(self.config.accumulate)
-        ]
-        targets = self._sum(sum(int((y != -1).sum()) for _, y in shares))
-        summed_loss = torch.zeros((), device=self.device)
-        for i, (x, y) in enumerate(shares):
-            with ExitStack() as stack:
-                if self.world > 1 and i < len(shares) - 1:
-                    stack.enter_context(self._trained.no_sync())  # the processes exchange gradients once a step
-                loss = self._forward(x, y) * int((y != -1).sum())
-                summed_loss += loss.detach()
-                # DistributedDataParallel averages over processes; their number turns the average into a sum.
-                self.scaler.scale(loss * self.world / max(1, targets)).backward()
-        self._update()
-        self.loss = self._sum(float(summed_loss)) / max(1, targets)
-        if not math.isfinite(self.loss):
-            raise FloatingPointError(f"the loss is {self.loss} at step {self.iter_num}; lower the learning rate")
-        return sum(x.numel() for x, _ in shares)
-
     @torch.no_grad()
     def evaluate(self, batches: Batches | None = None) -> float:
         """Mean loss over one epoch of `batches`, or of the eval dataset; the same draws each time."""
@@ -263,10 +319,13 @@ class Trainer:
         total, count = 0.0, 0
         for step in range(len(batches)):
             x, y = batches.part(step, self.rank, self.world)
-            targets = int((y != -1).sum())
+            targets = count_targets(y)
             total, count = total + float(self._forward(x, y, self.model)) * targets, count + targets
         self.batches.set_epoch_again()
         return self._sum(total) / max(1, self._sum(count))
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Checkpoints
 
     def save_checkpoint(self) -> None:
         """Write checkpoint.pt: weights, optimizers, step, configs and `extra`."""
@@ -364,33 +423,6 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _forward(self, x, y, model=None) -> torch.Tensor:
-        """The mean loss of one share, with matrix products in the configured dtype."""
-        x, y = x.to(self.device), y.to(self.device)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            _, loss = (model or self._trained)(x, y)
-        return loss
-
-    def _update(self) -> None:
-        """Clip the gradient, let each optimizer step, clear the gradient.
-
-        A gradient that is not finite moves nothing. In float16 that is an overflow: the step is skipped and the scale
-        lowered. Otherwise the run has diverged.
-        """
-        for optimizer in self.optimizers:
-            self.scaler.unscale_(optimizer)
-        limit = self.optim.grad_clip or math.inf
-        self.grad_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
-        if not math.isfinite(self.grad_norm) and not self.scaler.is_enabled():
-            raise FloatingPointError(
-                f"the gradient is {self.grad_norm} at step {self.iter_num}; lower the learning rate"
-            )
-        for optimizer in self.optimizers:
-            if math.isfinite(self.grad_norm):
-                self.scaler.step(optimizer)
-            optimizer.zero_grad(set_to_none=True)
-        self.scaler.update()
-
     def _timed_step(self) -> None:
         start = time.perf_counter()
         tokens = self.step() * self.world
@@ -418,10 +450,6 @@ class Trainer:
         for function in self._callbacks[event]:
             function(self)
 
-    def _seed_step(self) -> None:
-        """Make the dropout of this step a function of the seed, the step and the process."""
-        torch.manual_seed(((self.config.seed * 1_000_003 + self.iter_num) * 1_000_003 + self.rank) % 2**63)
-
     def _sum(self, value: float) -> float:
         """The sum of a number over all processes."""
         if self.world == 1:
@@ -447,6 +475,11 @@ class Trainer:
             return
         line = json.dumps({"iter": self.iter_num, "epoch": round(self.epoch, 4), **values})
         append_line(self.out_dir / "metrics.jsonl", line)
+
+
+def count_targets(y: torch.Tensor) -> int:
+    """How many targets there are in y; -1 is none."""
+    return int((y != -1).sum())
 
 
 def _lines_until(path: Path, step: int) -> str:

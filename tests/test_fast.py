@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from mingpt import fast
 from mingpt.fast.attention import batched_attention, fast_attention, fused_attention
 from mingpt.fast.cross_entropy import CachedCrossEntropy
-from mingpt.model import attention, cross_entropy, gelu
+from mingpt.generate import generate_plainly
+from mingpt.model import GPT, GPTConfig, attention, cross_entropy, gelu
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
@@ -94,6 +95,25 @@ def test_cross_entropy(dtype, seed, monkeypatch):
     assert_same(
         plain, lambda logits: cross_entropy(logits, targets), (logits,), max(1e-5, TOLERANCE[dtype])
     )  # in float32
+
+
+@pytest.mark.parametrize("options", [dict(), dict(do_sample=True, temperature=0.8, top_k=9, top_p=0.9)])
+@pytest.mark.parametrize("new", [0, 3, 30])
+def test_generation_is_the_plain_loop(options, new):
+    model = GPT(GPTConfig(vocab_size=31, block_size=16, n_layer=2, n_head=2, n_embd=16, positions="rotary"))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    idx = torch.randint(31, (3, 5))
+
+    def draws():
+        return {**options, **({"generator": torch.Generator().manual_seed(1)} if options else {})}
+
+    plain = generate_plainly(model.eval(), idx, new, **draws())
+    assert plain.shape == (3, 5 + new)
+    assert torch.equal(model.generate(idx, new, **draws()), plain)
+    with fast.plain():
+        assert torch.equal(model.train().generate(idx, new, **draws()), plain)
+    assert model.training, "as it was before"
 
 
 def test_the_switch(monkeypatch):
