@@ -18,6 +18,9 @@ import pytest
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parent
+# Tests mirror the code in folders, and some use what stands in others.
+sys.path += [str(folder) for folder in sorted(TESTS.rglob("*/")) if folder.is_dir() and folder.name != "__pycache__"]
 sys.path.insert(0, str(REPOSITORY))  # this checkout is what is tested, from whatever folder and whatever is installed
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
 SLOWEST = (

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import REAL_DATA, REPOSITORY
 
 from mingpt import fast
 from mingpt.bpe import BPETokenizer, split_text
@@ -30,7 +31,7 @@ from mingpt.pretrained import tokenizer_files as bpe_files
 from mingpt.pretrained.tokenizer_files import byte_to_char
 from mingpt.support.files import cache_folder
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED = REAL_DATA
 FULL = bool(os.environ.get("MINGPT_FULL_TESTS"))
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 CORPUS = (
@@ -362,7 +363,7 @@ def test_from_pretrained(gpt2_files, monkeypatch, tmp_path, capsys):
 
     import runpy
 
-    prepare = runpy.run_path(str(Path(__file__).resolve().parents[1] / "data" / "gpt2_bpe" / "prepare.py"))
+    prepare = runpy.run_path(str(REPOSITORY / "data" / "gpt2_bpe" / "prepare.py"))
     prepare["main"](["--out", str(tmp_path / "other")])
     assert capsys.readouterr().out.splitlines()[-1] == "50257 tokens, 50000 merges"
     assert (tmp_path / "other" / "vocab.json").exists()

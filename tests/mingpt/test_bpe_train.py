@@ -6,11 +6,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 
 from mingpt import fast
 from mingpt.bpe import BPETokenizer, count_words, learn_merges, split_text
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = REPOSITORY
 SHARED = ROOT.parent / "shared" / "data"
 PROSE = (
     Path(__file__).read_text("utf-8")

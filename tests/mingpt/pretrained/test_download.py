@@ -19,12 +19,13 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 
 from mingpt.pretrained import download, watchdog
 from mingpt.pretrained.download import DownloadError, fetch
 from mingpt.support.files import sha256_of
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = REPOSITORY
 DATA = bytes(range(256)) * 2000  # 512,000 bytes: eight chunks
 OTHER = DATA[::-1]
 HALF = 4 * download.CHUNK

@@ -8,11 +8,11 @@ import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 
-FOLDER = Path(__file__).resolve().parents[1] / "data" / "birthplace_world"
+FOLDER = REPOSITORY / "data" / "birthplace_world"
 COUNTS = {"people": 120, "train": 70, "dev": 40, "control": 40, "views": 5}  # the generator's defaults
 FILES = {
     "wiki.txt": COUNTS["people"] * COUNTS["views"],
