@@ -16,16 +16,7 @@ setup(
     # torch 2.6: before it, weights_only=True could run code from a file. The other bounds are the releases of its time.
     install_requires=["torch>=2.6", "numpy>=1.26", "matplotlib>=3.8", "tqdm>=4.66", "requests>=2.31"],
     extras_require={
-        "test": [
-            "pytest",
-            "pytest-xdist",
-            "hypothesis",
-            "ruff==0.17.6",
-            "regex",
-            "scipy",
-            "transformers",
-            "tiktoken",
-            "tokenizers",
-        ]
+        "test": ["pytest", "pytest-xdist", "ruff==0.17.6", "hypothesis", "regex", "scipy"]
+        + ["transformers", "tiktoken", "tokenizers"]
     },
 )

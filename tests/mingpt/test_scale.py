@@ -14,7 +14,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, TESTS
 from test_trainer import Stop, Sums, gpt, metrics, stop_at, stopping
 from torch import distributed as dist
 
@@ -38,7 +38,13 @@ needs_torchrun = pytest.mark.skipif(
 def torchrun(environment, *words) -> tuple[subprocess.CompletedProcess, float]:
     """`work_of_...` in two processes: what came of it, and how long it took to end after the failure at its end."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__, *words]
-    done = subprocess.run([str(word) for word in command], env=environment, text=True, capture_output=True, timeout=180)
+    done = subprocess.run(
+        [str(word) for word in command],
+        env={**environment, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{TESTS}"},
+        text=True,
+        capture_output=True,
+        timeout=180,
+    )
     assert (words[-1] / "failed_at").exists(), done.stderr
     return done, time.time() - float(read_text(words[-1] / "failed_at"))
 
