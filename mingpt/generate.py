@@ -292,7 +292,7 @@ def _what_followed(tokens: list[int], count: int) -> list[int]:
     """`count` tokens that went on from the latest earlier place where the last three, or two, tokens stood; [] without
     one.
 
-    If that place is so near that the end comes first, the text has begun to go round, and so does the guess.
+    If the match overlaps the end, repeat it.
     """
     for n in (3, 2):
         for start in range(len(tokens) - n - 1, -1, -1):

@@ -72,7 +72,7 @@ def parameter_groups(model: nn.Module) -> dict[str, list[tuple[str, nn.Parameter
 
     matrices    weights of linear layers, and other parameters of two or more dimensions: these decay
     head        the weight of `lm_head`, unless it is tied to an embedding: decays, but is not for Muon
-    embeddings  rows that are looked up; a row that is not, gets no gradient and should not shrink
+    embeddings  lookup tables: rows that a batch does not use get no gradient, so they must not decay
     vectors     biases, and the weights of norms
     """
     group_of: dict[nn.Parameter, str] = {}

@@ -49,7 +49,7 @@ def prepare(folder=HERE, quiet=False):
         folder: where they go; created if need be.
         quiet: print no table of lines and characters.
 
-    Returns `folder` as a Path. Raises DownloadError naming the file that could not be had.
+    Returns `folder` as a Path. Raises DownloadError with the name of the file that could not be downloaded.
     """
     folder = Path(folder)
     for name, sha256 in SHA256.items():

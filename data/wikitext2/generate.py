@@ -1,4 +1,4 @@
-"""An invented encyclopedia in the form of WikiText-2, for where the real one cannot be had.
+"""An invented encyclopedia in the form of WikiText-2, for machines where the real one cannot be downloaded.
 
     python data/wikitext2/generate.py --out DIR     writes wiki.train.raw, wiki.valid.raw and wiki.test.raw
 

@@ -46,7 +46,7 @@ def prepare(folder=HERE, quiet=False):
         folder: where they go; created if need be.
         quiet: print no table of lines and bytes.
 
-    Returns `folder` as a Path. Raises DownloadError if the archive cannot be had, and ValueError if it lacks a file.
+    Returns `folder` as a Path. Raises DownloadError if the archive cannot be downloaded, ValueError if it lacks a file.
     """
     folder = Path(folder)
     paths = [folder / f"wiki.{split}.raw" for split in SPLITS]

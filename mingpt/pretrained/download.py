@@ -46,7 +46,7 @@ DEADLINE = 12 * 3600  # seconds for all mirrors together
 
 
 class DownloadError(ValueError):
-    """The file could not be had; the message is one line that says why and what to do."""
+    """The file could not be downloaded; the message is one line that says why and what to do."""
 
 
 class _Refused(Exception):

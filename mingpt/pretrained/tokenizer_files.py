@@ -133,7 +133,7 @@ def download_pretrained(name: str = "gpt2", folder: str | os.PathLike | None = N
             not set. Files that are there already are only verified.
 
     Returns the paths of vocab.json and merges.txt. Raises ValueError for an unknown name, and download's
-    DownloadError, a ValueError too, when a file cannot be had.
+    DownloadError, a ValueError too, when a file cannot be downloaded.
     """
     from mingpt.pretrained.download import (
         fetch,  # here, as it brings in `requests`, which nothing else of a tokenizer needs

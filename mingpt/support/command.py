@@ -55,7 +55,7 @@ def way_to_go_on(message: str):
 def one_line_errors():
     """End the program with one line on stderr when a user's mistake, a full disk or a signal comes up.
 
-    Mistakes are ValueError, OSError, the FloatingPointError of a run that diverges, and a want of memory.
+    Mistakes are ValueError, OSError, the FloatingPointError of a run that diverges, and a lack of memory.
     """
     with ExitStack() as stack:
         stack.enter_context(_streams_that_last())

@@ -170,7 +170,7 @@ def check_writable(path: str | os.PathLike) -> None:
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark, with any line ends. ValueError if it has none."""
+    """The text of a UTF-8 file, its line ends as \\n. Raises ValueError if the file is missing or not UTF-8."""
     path = Path(path)
     try:
         data = path.read_bytes()

@@ -76,5 +76,5 @@ def lost_processes_named():
             raise
         raise ConnectionError(
             f"process {process_rank()} of {process_count()} stops because another one has ended; if that "
-            "one left no message of its own, it was killed, perhaps for want of memory"
+            "one left no message of its own, it was killed, perhaps because memory ran out"
         ) from None

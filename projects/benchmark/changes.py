@@ -27,7 +27,9 @@ from mingpt.conv_attention import CausalConv, ConvAttentionConfig, ConvAttention
 from mingpt.fast.attention import fused_attention
 from mingpt.fast.memory import keep_freed_memory
 from mingpt.generate import KVCache
-from mingpt.interpret.heads import common_subspace, exchange, head_views, head_weights
+from mingpt.interpret.circuits import common_subspace
+from mingpt.interpret.edits import exchange
+from mingpt.interpret.weights import head_views, head_weights
 from mingpt.model import GPT, GPTConfig
 from mingpt.pretrained.gpt2 import SafeTensors
 from mingpt.support.devices import has_fast_bfloat16

@@ -26,8 +26,11 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from mingpt.interpret.heads import common_subspace, edit, exchange, head_weights, induction_scores, project
+from mingpt.interpret.circuits import common_subspace
+from mingpt.interpret.edits import edit, exchange, project
 from mingpt.interpret.hooks import HookPoint, patch
+from mingpt.interpret.scores import induction_scores
+from mingpt.interpret.weights import head_weights
 from mingpt.model import GPT, GPTConfig
 from mingpt.support.devices import has_fast_bfloat16
 from projects.benchmark.generation import transformers_model

@@ -629,7 +629,7 @@ def load_model(out: Path):
     ):
         raise ValueError(f"{path}: not a checkpoint of this version; train again")
     if not same(saved["inputs"], {name: fingerprint(value) for name, value in corpus.inputs.items()}):
-        raise ValueError(f"{out}: the model has been trained on another text than the tokens there are of; train again")
+        raise ValueError(f"{out}: checkpoint.pt and tokens.bin come from different texts; train again")
     if not same(without_former_fields(saved["extra"].get("model")), asdict(config)):
         raise ValueError(f"{path} is of another model than config.json; train again")
     model = GPT(config)

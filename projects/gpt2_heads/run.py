@@ -7,7 +7,7 @@
 
 --model gpt2 (or gpt2-medium, gpt2-large, gpt2-xl) downloads the published weights once; a folder with weights, as
 transformers writes it, is read where it is; small is a model that this study trains itself, in about a minute, on
-random words that repeat. By default it is gpt2 where that can be had, and otherwise small.
+random words that repeat. By default it is gpt2 where that can be downloaded, and otherwise small.
 
 How do induction heads work? Each of these writes to mechanism/ in the folder:
 

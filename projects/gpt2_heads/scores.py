@@ -3,8 +3,8 @@
 import torch
 from torch.nn import functional as F
 
-from mingpt.interpret.heads import duplicate_token_scores, induction_scores, previous_token_scores
 from mingpt.interpret.hooks import record
+from mingpt.interpret.scores import duplicate_token_scores, induction_scores, previous_token_scores
 from mingpt.model import GPT
 
 
@@ -22,8 +22,8 @@ def repeated_tokens(vocab_size: int, length: int, copies: int, batch_size: int, 
 def score_heads(model: GPT, length: int, batch_size: int, seed: int) -> dict[str, torch.Tensor]:
     """Induction, previous-token and duplicate-token scores, each (n_layer, n_head), over two copies of random segments.
 
-    The definitions are in `mingpt.interpret.heads`. Random tokens, because in a text a head that looks back at a likely
-    word would score as well.
+    The definitions are in `mingpt.interpret.scores`. Random tokens, because in a text a head that looks back at a
+    likely word would score as well.
     """
     idx = repeated_tokens(model.config.vocab_size, length, 2, batch_size, seed).to(next(model.parameters()).device)
     with record(model, "h.*.attn.pattern") as seen:

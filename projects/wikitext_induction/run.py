@@ -10,7 +10,7 @@
     python projects/wikitext_induction/run.py report       tables and figures again, from the runs in --out
     torchrun --nproc_per_node 8 projects/wikitext_induction/run.py text --size full      in several processes
 
-The text is WikiText-2, downloaded; where it cannot be had, a generated one, with a note. A study may be stopped and
+The text is WikiText-2, downloaded; where that fails, a generated one, with a note. A study may be stopped and
 taken
 up with --resume: runs that are finished are kept, and the one that was cut short goes on from its last checkpoint. A
 folder
@@ -94,7 +94,7 @@ class Options:
 class DataOptions:
     """Which text."""
 
-    data: Annotated[str, "wikitext2 (downloaded, or --data_dir), generated, or auto for what can be had"] = "auto"
+    data: Annotated[str, "wikitext2 (downloaded, or --data_dir), generated, or auto for what is available"] = "auto"
     data_dir: Annotated[str, "folder with wiki.train.raw or .tokens and the like, instead of a download"] = ""
     train_split: Annotated[str, "train, valid or test"] = "train"
     eval_split: Annotated[str, "train, valid or test"] = "valid"

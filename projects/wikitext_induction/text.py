@@ -40,7 +40,7 @@ class Corpus:
 def load_corpus(
     data: str, data_dir: str, train_split: str, eval_split: str, articles: int = GENERATED_ARTICLES
 ) -> Corpus:
-    """The corpus called `data`: "wikitext2", "generated", or "auto" for the first of them that can be had.
+    """The corpus called `data`: "wikitext2", "generated", or "auto" for the first of them that is available.
 
     `articles` is the size of a generated one. WikiText-2 is read from `data_dir`, or else from data/wikitext2, where it
     is downloaded if need be. ValueError for files that are missing or empty, or not UTF-8.

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mingpt.interpret.heads import Factored, Head, HeadWeights, diagonal_z, subspace_similarity
+from mingpt.interpret.circuits import diagonal_z, subspace_similarity
+from mingpt.interpret.weights import Factored, Head, HeadWeights
 
 
 def pick(circuits: Factored, heads: Sequence[Head]) -> Factored:

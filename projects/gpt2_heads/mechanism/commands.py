@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mingpt.interpret.heads import Head, head_weights
+from mingpt.interpret.weights import Head, head_weights
 from mingpt.model import GPT
 from mingpt.support.devices import pick_dtype
 from mingpt.support.files import write_json, write_text

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mingpt.interpret.heads import Changes, edit, head_views
+from mingpt.interpret.edits import Changes, edit
 from mingpt.interpret.hooks import record
+from mingpt.interpret.weights import head_views
 from mingpt.model import GPT
 
 

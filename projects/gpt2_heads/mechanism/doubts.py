@@ -8,7 +8,9 @@ from collections.abc import Sequence
 
 import torch
 
-from mingpt.interpret.heads import Head, common_subspace, head_weights, project
+from mingpt.interpret.circuits import common_subspace
+from mingpt.interpret.edits import project
+from mingpt.interpret.weights import Head, head_weights
 from mingpt.model import GPT
 from projects.gpt2_heads.mechanism.circuits import composable, diagonals, pick
 from projects.gpt2_heads.mechanism.copying import CopyTest

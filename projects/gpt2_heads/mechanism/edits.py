@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mingpt.interpret.heads import Head, common_subspace, exchange, head_weights, project
+from mingpt.interpret.circuits import common_subspace
+from mingpt.interpret.edits import exchange, project
+from mingpt.interpret.weights import Head, head_weights
 from projects.gpt2_heads.mechanism.circuits import pick, random_basis
 from projects.gpt2_heads.mechanism.copying import Copying, CopyTest
 

@@ -22,8 +22,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mingpt.interpret.heads import head_views
 from mingpt.interpret.hooks import add_hook_points
+from mingpt.interpret.weights import head_views
 from mingpt.model import GPT, CausalSelfAttention, GPTConfig
 
 # 80 of the 160 directions are in use.

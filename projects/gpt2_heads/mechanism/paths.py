@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mingpt.interpret.heads import Head, ablate, head_views
+from mingpt.interpret.edits import ablate
 from mingpt.interpret.hooks import patch, record
+from mingpt.interpret.weights import Head, head_views
 from projects.gpt2_heads.mechanism.copying import Copying, CopyTest
 
 PARTS = "qkv"

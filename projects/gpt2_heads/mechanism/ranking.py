@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mingpt.interpret.heads import Head, induction_scores, previous_token_scores
 from mingpt.interpret.hooks import record
+from mingpt.interpret.scores import induction_scores, previous_token_scores
+from mingpt.interpret.weights import Head
 from mingpt.model import GPT
 from projects.gpt2_heads.mechanism.copying import repeated_segments
 
@@ -121,7 +122,7 @@ class Scores:
 def score_repeats(
     model: GPT, length: int, copies: int, batch_size: int, drop_first: bool, generator: torch.Generator
 ) -> Scores:
-    """Both scores of every head over `batch_size` sequences; definitions in `mingpt.interpret.heads`."""
+    """Both scores of every head over `batch_size` sequences; definitions in `mingpt.interpret.scores`."""
     idx = repeated_segments(model.config.vocab_size, length, copies, batch_size, generator)
     with record(model, "h.*.attn.pattern") as seen:
         model(idx)

@@ -6,30 +6,25 @@ import pytest
 import torch
 from torch import nn
 
-from mingpt.interpret.heads import (
-    Factored,
-    ablate,
+from mingpt.interpret.attribution import logit_attribution, logit_lens
+from mingpt.interpret.circuits import (
     common_subspace,
     composition_scores,
     copying_scores,
-    copying_scores_by_activation,
     diagonal_z,
+    product_norms,
+    subspace_similarity,
+)
+from mingpt.interpret.edits import ablate, edit, exchange, project
+from mingpt.interpret.hooks import record
+from mingpt.interpret.scores import (
+    copying_scores_by_activation,
     duplicate_token_scores,
-    edit,
-    exchange,
-    head_views,
-    head_weights,
     induction_scores,
-    logit_attribution,
-    logit_lens,
     prefix_matching_scores,
     previous_token_scores,
-    product_norms,
-    project,
-    subspace_similarity,
-    unembedding,
 )
-from mingpt.interpret.hooks import record
+from mingpt.interpret.weights import Factored, head_views, head_weights, unembedding
 from mingpt.model import GPT, CausalSelfAttention, GPTConfig
 
 L, H, C, D, V = 3, 4, 32, 8, 31

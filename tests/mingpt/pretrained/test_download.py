@@ -732,7 +732,7 @@ def test_published_weights_without_a_sha256_are_checked_against_their_header(sta
     whole = (tmp_path / "model" / "model.safetensors").read_bytes()
     server = start(ok(data=whole[:-4]))
     monkeypatch.setenv("MINGPT_MIRROR", server.base)
-    monkeypatch.setenv("https_proxy", server.base)  # nor can the public file be had
+    monkeypatch.setenv("https_proxy", server.base)  # nor can the public file be downloaded
     with pytest.raises(DownloadError, match="it may be cut off"):
         GPT.from_pretrained("gpt-nano")
     server.script[:] = [ok(data=whole)]

@@ -226,7 +226,7 @@ def test_another_text_is_not_taken_for_the_one_before(model, file, error_line):
     for name in ("tokens.bin", "corpus.json"):  # what an older version, or somebody's copying, may leave
         shutil.copy(model / name, model.parent / name)
         (model / name).write_bytes(before[name])
-    assert "trained on another text than the tokens there" in error_line(run, "sample", "--out", model)
+    assert "checkpoint.pt and tokens.bin come from different texts" in error_line(run, "sample", "--out", model)
     assert "the content of the text differs; the content of the tokens differs" in error_line(
         run, "train", "--resume", "--out", model
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mingpt.bpe import BPETokenizer
-from mingpt.interpret.heads import previous_token_scores
+from mingpt.interpret.scores import previous_token_scores
 from mingpt.model import GPT, GPTConfig
 from mingpt.pretrained.download import DownloadError
 from mingpt.support.checkpoints import load_torch, save_torch

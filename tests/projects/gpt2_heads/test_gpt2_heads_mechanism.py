@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from mingpt.interpret.heads import composition_scores, edit, exchange, head_weights, project, subspace_similarity
+from mingpt.interpret.circuits import composition_scores, subspace_similarity
+from mingpt.interpret.edits import edit, exchange, project
 from mingpt.interpret.hooks import patch, record
+from mingpt.interpret.weights import head_weights
 from mingpt.model import GPT, GPTConfig
 from projects.gpt2_heads.mechanism import doubts, report
 from projects.gpt2_heads.mechanism.circuits import (
