@@ -21,7 +21,7 @@ NOT_FOR_PEOPLE = {"probe.py"}  # the grader starts it, beside a submission
 SCRIPTS = [
     path
     for folder in ("projects", "data")
-    for path in sorted(REPOSITORY.glob(f"{folder}/*/[!_]*.py"))
+    for path in sorted(REPOSITORY.glob(f"{folder}/*/**/[!_]*.py"))
     if "\nif __name__ ==" in path.read_text(encoding="utf-8") and path.name not in NOT_FOR_PEOPLE
 ]
 
@@ -116,7 +116,7 @@ def started(tmp_path_factory):
 def test_every_script_explains_itself_from_any_folder_and_is_of_this_checkout(script, started):
     found = started[str(script)]
     assert found["error"] == "" and "usage:" in found["shown"] and found["elsewhere"] == []
-    if script.parent.parent.name == "projects":
+    if script.is_relative_to(REPOSITORY / "projects"):
         assert found["imported"] == [], "it imports no plotting"
 
 

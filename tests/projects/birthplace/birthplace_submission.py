@@ -22,11 +22,11 @@ import torch
 from conftest import REPOSITORY, made_once
 
 from mingpt.support.files import read_json, write_text
-from projects.birthplace import checks, grade, probe, sandbox
+from projects.birthplace.assignment import checks, grade, probe, sandbox
+from projects.birthplace.assignment.sandbox import run_untrusted
 from projects.birthplace.dataset import NameDataset, make_tokenizer
 from projects.birthplace.evaluate import predict
 from projects.birthplace.recipes import get_recipe
-from projects.birthplace.sandbox import run_untrusted
 from projects.birthplace.steps import Settings, new_model, save_parameters, train
 
 PEOPLE = {

@@ -13,8 +13,8 @@ from conftest import REPOSITORY
 
 from mingpt.support.files import read_text, write_text
 from mingpt.trainer import Trainer
-from projects.birthplace import ablations
-from projects.birthplace.ablations import CHANGES, AblationOptions, laboratory
+from projects.birthplace.closer import ablations
+from projects.birthplace.closer.ablations import CHANGES, AblationOptions, laboratory
 from projects.birthplace.dataset import make_tokenizer, name_of, read_pairs
 from projects.birthplace.files import load_files, person
 from projects.birthplace.recipes import get_recipe

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mingpt.support.files import read_text
-from projects.birthplace import analysis
-from projects.birthplace.analysis import Answer, calibration, describe_answers, grouped, wilson
+from projects.birthplace.closer import analysis
+from projects.birthplace.closer.analysis import Answer, calibration, describe_answers, grouped, wilson
 from projects.birthplace.dataset import MASK, WORLD, make_tokenizer
 from projects.birthplace.evaluate import confidences
 from projects.birthplace.files import PARAPHRASES, Questions

@@ -22,14 +22,14 @@ from conftest import REPOSITORY
 from mingpt.model import Block, CausalSelfAttention
 from mingpt.support.checkpoints import load_torch
 from mingpt.support.files import read_text, write_text
-from projects.birthplace import checks, grade, probe, reference, sandbox
-from projects.birthplace.checks import Exam
+from projects.birthplace.assignment import checks, grade, probe, reference, sandbox
+from projects.birthplace.assignment.checks import Exam
+from projects.birthplace.assignment.grade import GradeOptions
+from projects.birthplace.assignment.sandbox import Limits, run_untrusted, unpack
 from projects.birthplace.dataset import CharCorruptionDataset, make_tokenizer
 from projects.birthplace.files import load_files
-from projects.birthplace.grade import GradeOptions
 from projects.birthplace.recipes import get_recipe
 from projects.birthplace.run import main
-from projects.birthplace.sandbox import Limits, run_untrusted, unpack
 from projects.birthplace.steps import Settings, new_model, save_parameters
 from projects.birthplace.variants import VARIANTS, SynthesizerAttention
 
@@ -128,14 +128,14 @@ BROKEN = {
         "change the logits at position ",
     ),
     "finetuning forgets what pretraining has written": (
-        "projects/birthplace/run.py",
+        "projects/birthplace/commands.py",
         "load_parameters(reading, settings, tokenizer) if reading else new_model",
         "new_model",
         "pretrain and finetune: train as long as they are told, and write parameters",
         "does not end with the parameters",
     ),
     "london says Paris": (
-        "projects/birthplace/run.py",
+        "projects/birthplace/commands.py",
         'mark(["London"] * len',
         'mark(["Paris"] * len',
         "london: what London and the commonest answer score",
@@ -554,8 +554,8 @@ open("result.jsonl", "w").write(json.dumps([sorted(os.environ), paths, os.getcwd
 
 
 def test_a_submission_that_lacks_a_module_does_not_get_ours(tmp_path):
-    values, _ = attack(tmp_path, "import projects.birthplace.reference")
-    assert "No module named 'projects.birthplace.reference'" in values[0]["error"]
+    values, _ = attack(tmp_path, "import projects.birthplace.assignment.reference")
+    assert "No module named 'projects.birthplace.assignment" in values[0]["error"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such files here")

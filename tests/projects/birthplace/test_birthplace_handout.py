@@ -11,14 +11,14 @@ import pytest
 from conftest import REPOSITORY
 
 from mingpt.support.files import read_text, write_text
-from projects.birthplace import handout as handout_module
-from projects.birthplace import sandbox
-from projects.birthplace.grade import GradeOptions, grade
-from projects.birthplace.handout import blank, body_lines, functions_of, handout, read_list
+from projects.birthplace.assignment import handout as handout_module
+from projects.birthplace.assignment import sandbox
+from projects.birthplace.assignment.grade import GradeOptions, grade
+from projects.birthplace.assignment.handout import blank, body_lines, functions_of, handout, read_list
+from projects.birthplace.assignment.submit import collect, write_zip
 from projects.birthplace.run import main
-from projects.birthplace.submit import collect, write_zip
 
-TO_WRITE = read_list(REPOSITORY / "projects" / "birthplace" / "handout.txt")
+TO_WRITE = read_list(REPOSITORY / "projects" / "birthplace" / "assignment" / "handout.txt")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_listed_functions_are_blank_and_documented_and_all_else_is_as_it_was(sta
 
 
 def test_the_solution_is_not_in_it(starter):
-    assert not (starter / "projects/birthplace/reference.py").exists()
+    assert not (starter / "projects/birthplace/assignment/reference.py").exists()
     everything = "".join(read_text(path) for path in starter.rglob("*.*") if path.suffix in (".py", ".md", ".txt"))
     for line in (
         "masked = rng.randint(1, max(1, most))",

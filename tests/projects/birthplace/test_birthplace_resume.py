@@ -12,8 +12,8 @@ import torch
 from mingpt.support.checkpoints import load_torch
 from mingpt.support.files import own_folder, read_text, write_text
 from mingpt.trainer import Trainer
-from projects.birthplace import analysis
 from projects.birthplace import run as study
+from projects.birthplace.closer import analysis
 from projects.birthplace.dataset import make_tokenizer
 from projects.birthplace.recipes import get_recipe
 from projects.birthplace.run import main
@@ -206,7 +206,8 @@ def test_a_signal_stops_a_study_which_goes_on_to_the_same_end(worlds, tmp_path, 
 def test_a_folder_in_use_is_left_alone(worlds, tmp_path, error_line, monkeypatch):
     """By whatever command, and before it has worked for an hour."""
     from mingpt.support import files
-    from projects.birthplace import ablations, grade
+    from projects.birthplace.assignment import grade
+    from projects.birthplace.closer import ablations
 
     for module, name in (
         (ablations, "run_one"),

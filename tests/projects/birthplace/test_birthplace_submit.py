@@ -10,10 +10,10 @@ import pytest
 from conftest import REPOSITORY
 
 from mingpt.support.files import read_text, write_text
-from projects.birthplace import sandbox
+from projects.birthplace.assignment import sandbox
+from projects.birthplace.assignment.submit import collect, find, write_zip
 from projects.birthplace.files import load_files, study_folder
 from projects.birthplace.run import main
-from projects.birthplace.submit import collect, find, write_zip
 
 
 def run(monkeypatch, *words):

@@ -28,8 +28,8 @@ from typing import Annotated
 from mingpt.support.command import one_line_errors
 from mingpt.support.config import Parser, config_from_args, config_to_dict
 from mingpt.support.files import check_writable, own_folder, read_text, write_json
-from projects.birthplace import checks, sandbox
-from projects.birthplace.checks import Exam, Line, Malformed, full_or_nothing
+from projects.birthplace.assignment import checks, sandbox
+from projects.birthplace.assignment.checks import Exam, Line, Malformed, full_or_nothing
 from projects.birthplace.dataset import documents_of, make_tokenizer, read_pairs
 from projects.birthplace.evaluate import majority_answer, score
 from projects.birthplace.files import Files, Questions, data_named, load_files
@@ -38,7 +38,7 @@ from projects.birthplace.variants import VARIANTS
 HERE = Path(__file__).resolve().parent
 # A handout is without it. By the file, since another copy of this project may be installed.
 HAS_SOLUTION = (HERE / "reference.py").exists()
-reference = importlib.import_module("projects.birthplace.reference") if HAS_SOLUTION else None
+reference = importlib.import_module("projects.birthplace.assignment.reference") if HAS_SOLUTION else None
 REQUIRED = ("vanilla", "rope")
 FULL_MARKS_AT = {"world": 80.0, "cs224n": 19.0}  # percent on dev; on the assignment's, 19 to 26 have been published
 NEEDED_CODE = (

@@ -15,9 +15,9 @@ from mingpt.support.command import one_line_errors
 from mingpt.support.config import Parser
 from mingpt.support.files import WRITTEN, own_folder, read_text, write_text
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 STUDY = "projects/birthplace"
-PRIVATE = (f"{STUDY}/reference.py",)
+PRIVATE = (f"{STUDY}/assignment/reference.py",)
 DATA = (
     *(f"data/birthplace_world/*.{kind}" for kind in ("tsv", "txt", "py", "md")),
     "data/cs224n_a5/prepare.py",
@@ -110,11 +110,11 @@ def handout(folder: Path) -> list[str]:
     """Write the starter version to `folder`, which must be new or empty. Returns the names of its files."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder}: is not an empty folder; a handout needs a new one")
-    functions = read_list(ROOT / STUDY / "handout.txt")
+    functions = read_list(ROOT / STUDY / "assignment" / "handout.txt")
     study = [
         path.relative_to(ROOT).as_posix()
-        for path in sorted((ROOT / STUDY).glob("*.*"))
-        if path.suffix in (".py", ".txt", ".md") and path.name != "README.md"
+        for path in sorted((ROOT / STUDY).rglob("*.*"))
+        if path.suffix in (".py", ".txt", ".md") and path.name != "README.md" and path.parent.name != "results"
     ]
     data = [path.relative_to(ROOT).as_posix() for pattern in DATA for path in sorted(ROOT.glob(pattern))]
     code = [name for name in [*study, *data] if name.endswith(".py")]
@@ -130,7 +130,7 @@ def handout(folder: Path) -> list[str]:
             *(f"| `{name}` | `{function}` |" for name, listed in functions.items() for function in listed),
         ]
     )
-    texts["README.md"] = read_text(ROOT / STUDY / "handout.md").replace("{functions}", table)
+    texts["README.md"] = read_text(ROOT / STUDY / "assignment" / "handout.md").replace("{functions}", table)
     with own_folder(folder):
         for name, text in texts.items():
             write_text(folder / name, text)
@@ -145,7 +145,7 @@ def main(words: list[str]) -> None:
     args = parser.parse_args(words)
     with one_line_errors():
         names = handout(args.folder)
-        functions = sum(map(len, read_list(ROOT / STUDY / "handout.txt").values()))
+        functions = sum(map(len, read_list(ROOT / STUDY / "assignment" / "handout.txt").values()))
         print(
             f"{args.folder}: {len(names)} files, {functions} functions to be written; start with "
             f"{args.folder / 'README.md'}"

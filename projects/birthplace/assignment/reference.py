@@ -16,8 +16,8 @@ import torch
 from mingpt.char import CharTokenizer
 from mingpt.model import GPT
 from mingpt.support.checkpoints import load_torch
-from projects.birthplace import probe, sandbox
-from projects.birthplace.checks import BLOCK_SIZE, Exam, Malformed, largest_difference, read_logits, shown
+from projects.birthplace.assignment import probe, sandbox
+from projects.birthplace.assignment.checks import BLOCK_SIZE, Exam, Malformed, largest_difference, read_logits, shown
 from projects.birthplace.dataset import make_tokenizer
 from projects.birthplace.evaluate import predict
 from projects.birthplace.recipes import get_recipe

@@ -192,8 +192,8 @@ def submitted(path: str, variant: str, characters: str, asked: list[str]) -> lis
     Runs beside our own code, not beside a submission's.
     """
     from mingpt.char import CharTokenizer
+    from projects.birthplace.assignment.reference import load_submitted
     from projects.birthplace.evaluate import predict
-    from projects.birthplace.reference import load_submitted
 
     tokenizer = CharTokenizer(characters)
     try:

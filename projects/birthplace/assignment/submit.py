@@ -26,9 +26,7 @@ from typing import Annotated
 from mingpt.support.command import one_line_errors
 from mingpt.support.config import Parser, config_from_args
 from mingpt.support.files import atomic_path, own_folder, write_json
-from projects.birthplace.evaluate import score
-from projects.birthplace.files import Files, data_named, load_files, study_folder
-from projects.birthplace.grade import (
+from projects.birthplace.assignment.grade import (
     REQUIRED,
     GradeOptions,
     check_count,
@@ -37,10 +35,12 @@ from projects.birthplace.grade import (
     print_report,
     read_predictions,
 )
-from projects.birthplace.sandbox import CODE
+from projects.birthplace.assignment.sandbox import CODE
+from projects.birthplace.evaluate import score
+from projects.birthplace.files import Files, data_named, load_files, study_folder
 from projects.birthplace.variants import VARIANTS
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from typing import Annotated
 import numpy as np
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # this checkout, whatever else is installed
 
 from mingpt.batches import Batches
 from mingpt.support.checkpoints import fingerprint

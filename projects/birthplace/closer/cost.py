@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever else is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # this checkout, whatever else is installed
 
 from mingpt import fast
 from mingpt.fast.memory import keep_freed_memory
