@@ -184,8 +184,8 @@ def _part_of(path, sha256):
     try:
         yield part
         os.fsync(part.fileno())
-        if not shared:
-            part.close()  # Windows renames no open file; a shared part has to stay locked until it has the new name
+        if not fcntl:
+            part.close()  # Windows renames no open file; elsewhere it stays locked, or another call would remove it
         if path.exists() and sha256_of(path) != (sha256 or sha256_of(part.name)):
             kept, number = f"{path}.bad", 0
             while os.path.lexists(kept):

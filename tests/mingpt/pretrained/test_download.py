@@ -882,6 +882,24 @@ def test_many_threads_at_once(start, path):
     assert failures == [] and path.read_bytes() == DATA and files(path.parent) == ["corpus.txt"]
 
 
+def test_a_part_with_a_name_of_its_own_is_locked_until_it_has_the_final_one(start, path, monkeypatch):
+    """Another call, that tidies up at that very moment, must not take it for that of a dead writer."""
+    server, rename = start(serve), os.replace
+
+    def tidied(source, target):
+        download._remove_dead_parts(path)
+        rename(source, target)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{path}.part", "ab") as taken:
+        if not download.fcntl:
+            pytest.skip("there are no such locks here")
+        download.fcntl.flock(taken, download.fcntl.LOCK_EX)
+        monkeypatch.setattr(os, "replace", tidied)
+        fetch(server.url, path, sha(DATA))
+    assert path.read_bytes() == DATA
+
+
 def test_without_file_locks_all_works_but_resuming(start, path, monkeypatch):
     monkeypatch.setattr(download, "fcntl", None)
     server = start(cut(HALF), status(404))
