@@ -190,7 +190,8 @@ class StopRequest:
                     save()
                     raise Stopped(stop.signal, "step 10 is kept in out/run; --resume goes on from there")
 
-    A signal that comes again, a second later or more, stops at once, whatever is lost by that.
+    A signal that the loop has not acted upon raises Stopped at the end of the context. One that comes again, a second later
+    or more, stops at once, whatever is lost by that.
     """
 
     AGAIN = 1.0  # seconds: a terminal gives Ctrl-C to every process, and torchrun then passes it on to the same ones
@@ -203,8 +204,10 @@ class StopRequest:
         self._stack.enter_context(_handlers(self._note))
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, error, traceback):
         self._stack.close()
+        if self.signal and kind is None:  # it came before the loop, or after it had looked for the last time
+            raise Stopped(self.signal)
 
     def _note(self, number, frame):
         if not self.signal:

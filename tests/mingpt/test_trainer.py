@@ -437,6 +437,22 @@ def test_a_signal_keeps_the_steps_done(tmp_path, number, status):
         nowhere.run()
 
 
+@pytest.mark.parametrize("moment", ["load_checkpoint", "_trigger"])
+def test_a_signal_where_there_are_no_more_steps_is_not_lost(tmp_path, moment, monkeypatch):
+    """While a finished run is taken up again, or in its last callbacks: the study that goes on has to end, too."""
+    trainer(tmp_path, max_iters=2).run()
+    finished = trainer(tmp_path, max_iters=2)
+    work = getattr(finished, moment)
+
+    def interrupted(*words):
+        work(*words)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(finished, moment, interrupted)
+    with pytest.raises(Stopped, match="stopped by Ctrl-C"):
+        finished.run(resume=True)
+
+
 def test_a_users_checkpoint_in_the_folder_is_kept(tmp_path):
     (tmp_path / "checkpoint.pt").write_text("the user's")
     trainer(tmp_path, max_iters=2).run()
