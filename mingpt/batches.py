@@ -59,9 +59,7 @@ class Batches:
         return x, y if len(share) else torch.full_like(y, -1)
 
     def set_epoch_again(self) -> None:
-        """Bring the dataset back to the epoch of the last batch:
-        something that it shares may have been set to another.
-        """
+        """Bring the dataset back to the epoch of the last batch, since whoever shares it may have set another."""
         if self._epoch >= 0 and hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(self._epoch)
 

@@ -21,24 +21,16 @@ MOST_NEW_TOKENS = 1 << 24  # more take months
 
 
 @torch.no_grad()
-def generate_plainly(
-    model,
-    idx: Tensor,
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    do_sample: bool = False,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    generator: torch.Generator | None = None,
-) -> Tensor:
+def generate_plainly(model, idx: Tensor, max_new_tokens: int, **options) -> Tensor:
     """Append `max_new_tokens` tokens to each row of idx, (B, T) int64: read, choose a token, append it, read again.
 
-    Everything else in this file gives the same tokens with less work, or more conveniently.
+    `options` are those of `sample`. Everything else in this file gives the same tokens with less work, or to more kinds
+    of prompts. Returns (B, T + max_new_tokens).
     """
     for _ in range(max_new_tokens):
         window = idx[:, -model.config.block_size :]  # the model has no positions for more
         logits, _ = model(window)  # (B, T, V); only those after the last token are needed
-        new = sample(logits[:, -1], temperature, do_sample, top_k, top_p, generator)  # (B,)
+        new = sample(logits[:, -1], **options)  # (B,)
         idx = torch.cat((idx, new[:, None]), dim=1)
     return idx
 
@@ -108,15 +100,14 @@ def generate(
     prompts = _prompts(idx, model.config.vocab_size, device)
     _check(max_new_tokens, temperature, top_k, top_p, lookup)
     stop_tokens = _stop_set(stop_tokens)
+    options = dict(temperature=temperature, do_sample=do_sample, top_k=top_k, top_p=top_p, generator=generator)
     if lookup:
         if do_sample or len(prompts) > 1 or not use_cache:
             raise ValueError("lookup is for one prompt at a time, do_sample=False and use_cache=True")
         return _with_lookup(model, idx, prompts[0].tolist(), max_new_tokens, stop_tokens, lookup)
     if not fast.on() and isinstance(idx, Tensor) and not stop_tokens:
         with _evaluating(model):
-            return generate_plainly(
-                model, torch.stack(prompts), max_new_tokens, temperature, do_sample, top_k, top_p, generator
-            )
+            return generate_plainly(model, torch.stack(prompts), max_new_tokens, **options)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     # Each row is written at its own length into a table wide enough for the longest prompt and all new tokens.
     tokens = torch.zeros(len(prompts), int(lengths.max()) + max_new_tokens, dtype=torch.long, device=device)
@@ -130,7 +121,7 @@ def generate(
 
     with _evaluating(model):
         for _ in range(max_new_tokens):
-            new = sample(reader.next_logits(tokens, lengths), temperature, do_sample, top_k, top_p, generator)
+            new = sample(reader.next_logits(tokens, lengths), **options)
             new = torch.where(ended, tokens[rows, lengths - 1], new)  # an ended row repeats its stop token
             tokens[rows, lengths] = new
             lengths = lengths + 1
@@ -207,8 +198,9 @@ class KVCache:
         return lengths[:, None] + torch.arange(T, device=lengths.device)
 
     def mask(self, T: int) -> Tensor | None:
-        """0 where the next T tokens may look and -inf elsewhere, (B or 1, 1, T, S) float32;
-        None if that is all before them.
+        """Where the next T tokens may look: 0, and -inf elsewhere; (B or 1, 1, T, S) float32.
+
+        None if each of them sees all that came before it.
         """
         if self.longest == 0 or T == 1 and self.uniform:
             return None

@@ -163,9 +163,7 @@ class CausalSelfAttention(nn.Module):
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x Φ(x), Φ being the standard normal distribution function,
-    in GPT-2's tanh form of it (Hendrycks and Gimpel 2016).
-    """
+    """x Φ(x) in GPT-2's tanh form (Hendrycks and Gimpel 2016); Φ is the standard normal distribution function."""
     if fast.on():
         return fast_gelu(x)
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))

@@ -394,8 +394,7 @@ class Trainer:
             before = rate_factor(self.optim, self.iter_num - 1, saved["max_iters"])
             print(
                 f"The run was to have {saved['max_iters']} steps, and goes on from step {self.iter_num} to "
-                f"{self.max_iters}; the "
-                f"learning rate, by then at {before:.2g} of its peak, goes on at "
+                f"{self.max_iters}; the learning rate, by then at {before:.2g} of its peak, goes on at "
                 f"{rate_factor(self.optim, self.iter_num, self.max_iters):.2g} of it"
             )
 

@@ -13,9 +13,8 @@ def fast_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, 
     q is (B, H, T, D), k and v are (B, H, S, D); mask broadcasts to (B, H, T, S). Without one, the queries stand at the
     last T of S positions, either T = S or T = 1. Returns (B, H, T, D).
 
-    PyTorch's fused kernel wins everywhere but in training on a CPU in 16 bits, where its backward pass is slow: 38 % of
-    a step at T = 128. There the pattern is stored, as long as it is small; at 4,096 positions it would take 32 MB a
-    head.
+    PyTorch's fused kernel wins everywhere but in training on a CPU in 16 bits, where its backward pass is slow. There
+    the pattern is stored, as long as it is small; at 4,096 positions it would take 32 MB a head.
     """
     training = mask is None and q.size(-2) == k.size(-2) and torch.is_grad_enabled() and q.requires_grad
     if training and q.device.type == "cpu" and q.element_size() == 2 and q.size(-2) <= 1024:

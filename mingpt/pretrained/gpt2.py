@@ -432,8 +432,9 @@ def _same_memory(a: Tensor, b: Tensor) -> bool:
 
 
 def _agreed_config(weights: Weights, n_head: int | None) -> GPTConfig:
-    """The file's config, seen to fit its tensors before a model of that size is built;
-    made from the shapes if it has none.
+    """The file's config, or one made from the shapes of its tensors.
+
+    Checked against them before a model of that size is built.
     """
     path, config, sizes = weights.path, weights.config, _sizes(weights)
     if n_head is not None and (type(n_head) is not int or n_head < 1):

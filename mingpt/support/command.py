@@ -40,9 +40,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def way_to_go_on(message: str):
-    """A stop in the body ends in `message`, which says what is kept,
-    unless whatever was stopped has named --resume itself.
-    """
+    """Add `message`, which says what is kept, to a stop in the body, unless that names --resume itself."""
     try:
         yield
     except Stopped as stopped:
@@ -190,8 +188,8 @@ class StopRequest:
                     save()
                     raise Stopped(stop.signal, "step 10 is kept in out/run; --resume goes on from there")
 
-    A signal that the loop has not acted upon raises Stopped at the end of the context. One that comes again, a second later
-    or more, stops at once, whatever is lost by that.
+    A signal that the loop has not acted upon raises Stopped at the end of the context. One that comes again, a second
+    later or more, stops at once, whatever is lost by that.
     """
 
     AGAIN = 1.0  # seconds: a terminal gives Ctrl-C to every process, and torchrun then passes it on to the same ones
@@ -222,9 +220,7 @@ class StopRequest:
 
 @contextmanager
 def _streams_that_last():
-    """While the body runs, stdout and stderr take whatever is printed, closed, missing,
-    or at the end of a broken pipe.
-    """
+    """Have stdout and stderr take whatever is printed, closed, missing, or at the end of a broken pipe."""
     before = sys.stdout, sys.stderr
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:  # pythonw, or a shell's >&-
@@ -244,8 +240,9 @@ def _streams_that_last():
 
 
 def _occupy(number: int) -> None:
-    """Open the file descriptor `number` if it is closed, so that no file of ours gets it,
-    and C code's messages with it.
+    """Open the file descriptor `number` if it is closed.
+
+    Otherwise the next file that we open would get it, and C code's messages with it.
     """
     try:
         os.fstat(number)

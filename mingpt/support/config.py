@@ -136,7 +136,7 @@ def config_from_dict(config_class: type[Config], values: dict[str, Any], source:
         raise ValueError(
             f"{source}: is a {type(values).__name__}, not a {config_class.__name__}: names and their values"
         )
-    values = values if "attention" in fields else without_former_fields(values)
+    values = without_former_fields(values, fields)
     for name, value in values.items():
         if name not in fields:
             near = difflib.get_close_matches(str(name)[:100], fields, 1)
@@ -155,20 +155,21 @@ def config_from_dict(config_class: type[Config], values: dict[str, Any], source:
     return config_class(**values)
 
 
-def without_former_fields(values):
-    """A config from a file, without FORMER_FIELDS; anything else as it is."""
+def without_former_fields(values, fields: Iterable[str] = ()):
+    """A config from a file, without FORMER_FIELDS unless they are among today's `fields`; anything else as it is."""
     if not isinstance(values, Mapping):
         return values
     return {
         name: value
         for name, value in values.items()
-        if name not in FORMER_FIELDS or not isinstance(value, str) or value not in FORMER_FIELDS[name]
+        if name in fields or name not in FORMER_FIELDS or not isinstance(value, str) or value not in FORMER_FIELDS[name]
     }
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """In what two dictionaries of settings differ, in words: ["seeds was 3 and is 2"];
-    None stands for what one has not.
+    """In what two dictionaries of settings differ, in words: ["seeds was 3 and is 2"].
+
+    None stands for what one of them lacks.
     """
     return [
         f"{name} was {before.get(name)!r} and is {now.get(name)!r}"

@@ -159,8 +159,9 @@ def append_line(path: str | os.PathLike, line: str) -> None:
 
 
 def check_writable(path: str | os.PathLike) -> None:
-    """ValueError or OSError if a file could not be written at `path`:
-    better now than after the work whose result it is.
+    """Raise ValueError or OSError if a file could not be written at `path`.
+
+    Better before the work than after it.
     """
     path = Path(path)
     _check_file(path)

@@ -556,9 +556,8 @@ def study(options: Options) -> None:
     failed = [row for row in rows if not row.ok]
     report(rows)
     print(
-        f"{len(rows) - len(samples)} identities and bounds hold to 1e-9; {len(samples)} means over draws lie "
-        f"within {K} "
-        "standard errors."
+        f"{len(rows) - len(samples)} identities and bounds hold to 1e-9; {len(samples)} means over draws lie within "
+        f"{K} standard errors."
         if not failed
         else f"{len(failed)} of {len(rows)} rows FAIL; see table.md"
     )

@@ -71,9 +71,7 @@ def extractor(A: Tensor, B: Tensor) -> Tensor:
 
 
 def log_odds_std(beta: float, alpha: float, radial: float) -> float:
-    """The standard deviation tau of ln(w_a / w_b) for one head, exact for every n:
-    tau^2 = beta^2 (radial + 4 alpha).
-    """
+    """The standard deviation tau of ln(w_a / w_b) for one head: tau^2 = beta^2 (radial + 4 alpha), for every n."""
     return beta * math.sqrt(radial + 4 * alpha)
 
 

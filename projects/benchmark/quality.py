@@ -39,9 +39,7 @@ class Windows:
 
 
 def held_out_loss(dtype: str, seed: int, ids: Tensor, shape: dict, steps: int) -> tuple[float, float]:
-    """Train in `dtype`; the loss on the last twentieth of the text, in nats a character,
-    and the seconds of training.
-    """
+    """Train in `dtype`. Returns the loss on the last twentieth of the text, nats a character, and the seconds."""
     border = len(ids) * 19 // 20
     torch.manual_seed(seed)
     model = GPT(GPTConfig(vocab_size=int(ids.max()) + 1, **shape))

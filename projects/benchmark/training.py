@@ -73,8 +73,9 @@ def peak_of_step(way: str, config: GPTConfig, batch_size: int) -> int:
 
 
 def count_flops(config: GPTConfig, batch_size: int) -> int:
-    """Operations of a step's matrix products, two for each multiplication;
-    masked scores count, as they are computed.
+    """Operations of a step's matrix products, two for each multiplication.
+
+    Masked scores count, as they are computed.
     """
     with fast.plain(), torch.device("meta"), FlopCounterMode(display=False) as counter:
         idx = torch.zeros(batch_size, config.block_size, dtype=torch.long)

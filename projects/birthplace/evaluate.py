@@ -131,8 +131,9 @@ def score(predictions: list[str], answers: list[str]) -> Score:
 
 
 def marks_of_paraphrases(together: list[str], each: list[list[str]], answers: list[str]) -> dict[str, float]:
-    """Right answers in percent to each of the PARAPHRASES, and to all together;
-    as `predict_with_paraphrases` gives them.
+    """Right answers in percent to each of the PARAPHRASES, and to all together.
+
+    The arguments are as `predict_with_paraphrases` gives them.
     """
     return {
         form.format("X"): score([said[j] for said in each], answers).percent for j, form in enumerate(PARAPHRASES)

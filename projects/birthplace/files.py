@@ -74,8 +74,9 @@ def data_named(data: str, data_dir: str | os.PathLike) -> str:
 
 
 def study_folder(data: str, data_dir: str | os.PathLike = "", quick: bool = False) -> str:
-    """Where the study writes unless told: a look at the world does not overwrite an hour's run on the
-    assignment's files.
+    """Where the study writes unless told.
+
+    A look at the world does not overwrite an hour's run on the assignment's files.
     """
     name = Path(data_dir).resolve().name if data_dir else "" if data == "world" else data
     return "out/birthplace" + f"_{name}" * bool(name) + "_quick" * quick

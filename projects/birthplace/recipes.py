@@ -103,8 +103,9 @@ def _salient() -> Recipe:
 
 
 def _world() -> Recipe:
-    """Ours for the embedded world: two layers suffice,
-    and leave time to read everything 30 times in a minute or two.
+    """Ours for the embedded world.
+
+    Two layers suffice, and leave time to read everything 30 times in a minute or two.
     """
     return Recipe(
         pretrain=Phase(TrainerConfig(max_epochs=30, batch_size=0, batch_tokens=2048), MUON),

@@ -202,8 +202,9 @@ def going_on(out: Path) -> str:
 
 
 def forget(folder: Path, variant: str) -> None:
-    """Remove what an earlier study of the variant left here:
-    a new one that is stopped must not be completed from it.
+    """Remove what an earlier study of the variant left here.
+
+    A new one that is stopped must not be completed from it.
     """
     for path in [*folder.glob(f"{variant}.*"), *folder.glob(f"{variant}.*/checkpoint.pt")]:
         if path.is_file() and is_own(path):
@@ -350,9 +351,7 @@ def make_settings(variant: str, recipe: Recipe, options: Options, seed: int) -> 
 
 
 def refuse_unused(args) -> None:
-    """ValueError for a flag that the command would not look at, which is a misunderstanding,
-    and for a number that cannot be.
-    """
+    """Raise ValueError for a flag that the command would not look at, and for a number that cannot be."""
     for name in sorted(set().union(*COMMANDS.values()) - COMMANDS[args.command]):
         if getattr(args, name, None) not in (None, "") and getattr(args, name) is not False:
             *others, taker = [command for command, flags in COMMANDS.items() if name in flags]

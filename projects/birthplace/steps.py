@@ -171,8 +171,9 @@ def model_from(saved, path: str | os.PathLike, settings: Settings, tokenizer: Ch
 
 
 def check_weights(weights: dict, expected: dict[str, torch.Tensor], path: str | os.PathLike) -> None:
-    """ValueError, which begins with `path`, unless the weights are tensors of finite numbers with the expected
-    names and shapes.
+    """Raise ValueError unless the weights are finite tensors of the expected names and shapes.
+
+    The message begins with `path`.
     """
     for name in sorted({*weights, *expected}):
         if name not in weights:

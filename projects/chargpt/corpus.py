@@ -88,8 +88,9 @@ def some_of(names: list[str], most: int = 6) -> str:
 
 
 def _excluded(name: Path, folder: Path, out: str | os.PathLike | None) -> tuple[str, str] | None:
-    """The part of folder/name, a file's path, for which it is no part of the text, and the reason;
-    None if it is one.
+    """The part of folder/name for which this file is no part of the text, and the reason.
+
+    None if the file is one.
     """
     for i, part in enumerate(name.parts):
         if part.startswith("."):

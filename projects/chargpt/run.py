@@ -153,15 +153,13 @@ class Sampling:
         if self.samples * self.max_new_tokens > MOST_TOKENS:
             raise ValueError(
                 f"--max_new_tokens is {self.max_new_tokens}, for each of {self.samples} samples; more than "
-                f"{MOST_TOKENS:,} "
-                "tokens in all are not written"
+                f"{MOST_TOKENS:,} tokens in all are not written"
             )
         # Logits divided by less would overflow: they are up to some hundreds.
         if not (self.temperature == 0 or 1e-3 <= self.temperature <= 1e6):
             raise ValueError(
-                f"--temperature is {self.temperature}; it must be 0, for always the likeliest token, or from "
-                "0.001 to a "
-                "million"
+                f"--temperature is {self.temperature}; it must be 0, for always the likeliest token, or from 0.001 to "
+                "a million"
             )
         if self.top_k < 0:
             raise ValueError(f"--top_k is {self.top_k}; it must be 0, for all tokens, or more")
@@ -288,8 +286,7 @@ def resumed_run(out: Path, args) -> Run:
             if flag == "max_iters" and value < before:
                 raise ValueError(
                     f"--max_iters is {value}, and the run in {out} is to have {before} steps; a run can be made "
-                    "longer, "
-                    f"and not shorter; {hint}"
+                    f"longer, and not shorter; {hint}"
                 )
         parts[name] = changed(part, **given)
     if args.quick and not run.quick:
@@ -428,9 +425,8 @@ def split(count: int, held_out: float, block_size: int) -> int:
     border, window = round(count * (1 - held_out)), block_size + 1
     if count < 2 * window:
         raise ValueError(
-            f"the text has {count:,} tokens, and two windows of --block_size {block_size}, one to train on and "
-            "one held "
-            f"out, take {2 * window:,}: they are fewer; give more text"
+            f"the text has {count:,} tokens, and two windows of --block_size {block_size}, one to train on and one "
+            f"held out, take {2 * window:,}: they are fewer; give more text"
             + (f", or a --block_size of at most {count // 2 - 1}" if count >= 4 else "")
         )
     if min(border, count - border) < window:
@@ -524,9 +520,9 @@ def make_trainer(run: Run, out: Path):
     model = GPT(config)
     if is_first_process():
         print(
-            f"{corpus.tokens:,} tokens of a vocabulary of {config.vocab_size:,}, {corpus.tokens - border:,} of "
-            "them held out; "
-            f"{model.num_parameters():,} parameters; a step reads {training.batch_size * config.block_size:,} tokens"
+            f"{corpus.tokens:,} tokens of a vocabulary of {config.vocab_size:,}, {corpus.tokens - border:,} of them "
+            f"held out; {model.num_parameters():,} parameters; a step reads "
+            f"{training.batch_size * config.block_size:,} tokens"
         )
     return Trainer(
         *trainer_configs(training),

@@ -129,9 +129,8 @@ def view(specimen: Specimen, options: Options, text: TextOptions, page: ViewOpti
         patterns,
         {name: table.tolist() for name, table in scores.items()},
         f"Scores are mean weights on 8 sequences of {length} random tokens, twice over: on what followed the same "
-        "token "
-        "before (ind), on the token before (pre), on the same token before (dup); under each square stands the "
-        "largest.",
+        "token before (ind), on the token before (pre), on the same token before (dup); under each square stands "
+        "the largest.",
         layer=layer,
         head=int(scores["induction"][layer].argmax()),
     )
@@ -192,8 +191,7 @@ def tokens_of(specimen: Specimen, text: TextOptions) -> tuple[list[int], list[st
     if not 3 <= len(idx) <= block_size:
         raise ValueError(
             f"the text has {len(idx)} token{'s' * (len(idx) != 1)}; {specimen.name} reads up to {block_size}, and "
-            "there "
-            "must be 3 for a last one, a first one and one between them"
+            "there must be 3 for a last one, a first one and one between them"
         )
     return idx, [specimen.tokenizer.label(token) for token in idx], n_layer // 2 if text.layer == -1 else text.layer
 

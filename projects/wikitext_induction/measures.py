@@ -105,9 +105,7 @@ def measure_repeats(net: Net, idx: Tensor) -> dict[str, float]:
 
 
 def chance(idx: Tensor) -> dict[str, float]:
-    """What `measure_repeats` would give on idx, (B, 2 L),
-    for attention spread evenly and values that favour no token.
-    """
+    """What `measure_repeats` would give for even attention and values that favour no token; idx is (B, 2 L)."""
     B, T = idx.shape
     even = torch.ones(T, T).tril() / torch.arange(1, T + 1)[:, None]
     second = torch.arange(T)[:, None] >= T // 2

@@ -66,8 +66,9 @@ def left_out(reason: object) -> None:
 
 
 def what_differs(before: dict, now: dict) -> list[str]:
-    """In what two runs' settings differ, in words;
-    of the texts and the tokenizer in "inputs" the settings hold fingerprints.
+    """In what two runs' settings differ, in words.
+
+    Of the texts and the tokenizer, settings hold fingerprints, in "inputs".
     """
     old, new = ({**settings, "inputs": None} for settings in (before, now))
     inputs = [settings.get("inputs") if isinstance(settings.get("inputs"), dict) else {} for settings in (before, now)]

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -451,6 +452,17 @@ def test_a_signal_where_there_are_no_more_steps_is_not_lost(tmp_path, moment, mo
     monkeypatch.setattr(finished, moment, interrupted)
     with pytest.raises(Stopped, match="stopped by Ctrl-C"):
         finished.run(resume=True)
+
+
+def test_a_checkpoint_whose_model_had_a_field_of_earlier_versions_resumes(tmp_path):
+    def run(steps, resume, **former):
+        made = trainer(tmp_path, max_iters=steps)
+        made.extra = {"model": {**asdict(made.model.config), **former}}
+        made.run(resume=resume)
+        return made
+
+    run(2, False, attention="auto")
+    assert run(3, True).iter_num == 3
 
 
 def test_a_users_checkpoint_in_the_folder_is_kept(tmp_path):

@@ -179,8 +179,9 @@ def mark_predictions(
 
 
 def ask(folder: Path, variants: list[str], files: Files) -> dict[str, dict[str, list[str]] | str]:
-    """What submitted parameters answer on dev and test when our code asks:
-    file -> answers, or why they cannot be used.
+    """What submitted parameters answer on dev and test when our code asks.
+
+    File -> answers, or why they cannot be used.
     """
     if not HAS_SOLUTION:
         return {}

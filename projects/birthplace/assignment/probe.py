@@ -164,9 +164,7 @@ def commands(text: str, pairs: str, asked: str, letters: str, epochs: int, seed:
 
 
 def permuted(model, characters: str):
-    """The model with its embeddings in the order of these characters, instead of the specified one:
-    it says the same.
-    """
+    """The model for another order of its characters than the specified one: it says the same."""
     import torch
 
     order = [sorted(characters[2:]).index(character) + 2 if i > 1 else i for i, character in enumerate(characters)]

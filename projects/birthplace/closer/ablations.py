@@ -271,9 +271,7 @@ def wanted(options: AblationOptions, recipe: Recipe) -> list[str]:
 
 
 def is_run(result, name: str, same: dict) -> bool:
-    """Whether what a result.json held is the whole result of that change,
-    on the same data and with the same settings.
-    """
+    """Whether a result.json is whole, of that change, and of the same data and settings."""
     return (
         isinstance(result, dict)
         and result.get("change") == name

@@ -111,9 +111,8 @@ class Scores:
         heads = [head for head in self.ranking(kind)[:top] if self.mean[kind][head] >= threshold]
         if not heads:
             raise ValueError(
-                f"no head reaches a score of {threshold} for {kind} (the best: {self.mean[kind].max():.2f}), so "
-                "there is no "
-                "mechanism to look at; train the model longer, or take --model handbuilt"
+                f"no head reaches a score of {threshold} for {kind} (the best: {self.mean[kind].max():.2f}), so there "
+                "is no mechanism to look at; train the model longer, or take --model handbuilt"
             )
         return heads
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import pytest
 
+from mingpt.model import GPTConfig
 from mingpt.support.config import Parser, config_from_args, config_from_dict, config_to_dict
 
 
@@ -100,6 +101,13 @@ def test_wrong_values_are_named(values, message):
     with pytest.raises(ValueError, match=message) as error:
         config_from_dict(Example, values, "config.json")
     assert len(str(error.value)) < 400
+
+
+def test_fields_of_earlier_versions_that_changed_no_result_are_passed_over():
+    saved = {**config_to_dict(GPTConfig(n_layer=2)), "attention": "auto"}
+    assert config_from_dict(GPTConfig, saved) == GPTConfig(n_layer=2)
+    with pytest.raises(ValueError, match="GPTConfig has no 'attention'"):  # no value that it ever had
+        config_from_dict(GPTConfig, {**saved, "attention": "flash"})
 
 
 def test_words_that_begin_with_dashes_can_be_values():

@@ -376,9 +376,8 @@ def test_a_stop_keeps_what_is_finished_and_resume_runs_the_rest(tmp_path, monkey
         run(patch, *words, "--out", tmp_path / "cut")
     said = capsys.readouterr()
     assert ended.value.code == 143 and said.err.splitlines()[-1] == (
-        f"stopped by SIGTERM; experiments that are finished are kept in {tmp_path / 'cut'}, and the same command "
-        "with --resume "
-        "runs the others"
+        f"stopped by SIGTERM; experiments that are finished are kept in {tmp_path / 'cut'}, and the same command with "
+        "--resume runs the others"
     )
     assert list(results(tmp_path / "cut")) == ["closed_form.json"]
     kept = (tmp_path / "cut" / "closed_form.json").stat()
