@@ -15,7 +15,7 @@ Scores are the induction scores of all heads on repeated random tokens: ours rea
 none,
 the other way asks transformers for all of them.
 
-And what it costs that a model can be hooked: a forward pass with its taps, none in use, beside a twin without them.
+And what it costs that a model can be hooked: a forward pass with its hook points, none in use, beside a twin without them.
 """
 
 import copy
@@ -77,7 +77,7 @@ class NoTap:
         return x
 
 
-def without_taps(model: GPT) -> GPT:
+def without_hook_points(model: GPT) -> GPT:
     """A copy of the model that cannot be hooked."""
     model = copy.deepcopy(model)
     for module in list(model.modules()):
@@ -145,18 +145,18 @@ def measure(quick: bool = False, repeats: int = 3) -> Iterator[Table]:
         basis = common_subspace(pick(head_weights(model).qk, induction), max(ranks))
         return [test(project(model, induction, "W_K", basis[:, :rank])).probability for rank in ranks]
 
-    twin, short = without_taps(model), idx[:1]
+    twin, short = without_hook_points(model), idx[:1]
     torch.testing.assert_close(twin(short)[0], model(short)[0], rtol=0, atol=0)
     with torch.no_grad():
         passes = compare(
-            {"without taps": lambda: twin(short), "with taps, none in use": lambda: model(short)},
+            {"without hook points": lambda: twin(short), "with them, none in use": lambda: model(short)},
             repeats=2 if quick else 20 * repeats,
         )
     cost = median(b / a for a, b in zip(*(timing.seconds for timing in passes.values())))
     yield Table(
         f"Hooks: forward pass over {short.size(1)} tokens",
         passes,
-        facts={"with taps over without (goal: at most 1.02)": cost},
+        facts={"with hook points over without (goal: at most 1.02)": cost},
     )
 
     period, rows = (8, 2) if quick else (32, 8)

@@ -25,7 +25,7 @@ def patterns_of(model: nn.Module, idx: Sequence[int]) -> dict[str, Tensor]:
     """Name of a layer -> its pattern (H, T, T) on the tokens `idx`, for any model with a `HookPoint` called pattern."""
     places = [name for name, _ in model.named_modules() if name.split(".")[-1] == "pattern"]
     if not places:
-        raise ValueError(f"{type(model).__name__} has no tap called pattern, so there is no attention to show")
+        raise ValueError(f"{type(model).__name__} has no hook point called pattern, so there is no attention to show")
     model.eval()
     with record(model, places) as seen:
         model(torch.tensor([list(idx)], device=next(model.parameters()).device))

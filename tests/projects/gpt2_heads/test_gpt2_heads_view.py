@@ -144,7 +144,7 @@ def test_patterns_of_any_model_of_the_core():
         for pattern in patterns.values():
             assert pattern.shape[1:] == (10, 10)
             torch.testing.assert_close(pattern.sum(dim=-1), torch.ones(pattern.shape[:2]))
-    with pytest.raises(ValueError, match="Linear has no tap called pattern"):
+    with pytest.raises(ValueError, match="Linear has no hook point called pattern"):
         patterns_of(torch.nn.Linear(2, 2), idx)
 
 
