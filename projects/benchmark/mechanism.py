@@ -15,7 +15,7 @@ Scores are the induction scores of all heads on repeated random tokens: ours rea
 none,
 the other way asks transformers for all of them.
 
-And what it costs that a model can be hooked: a forward pass with its hook points, none in use, beside a twin without them.
+And what it costs that a model can be hooked: a forward pass with its hook points, none in use, beside one without.
 """
 
 import copy
